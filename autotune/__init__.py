@@ -1,0 +1,1 @@
+"""autotune: search, measure and certify caching presets for `xslim`."""

@@ -1,0 +1,79 @@
+"""The small digit classifier whose features serve `lpips_digits`, `fid_digits` and `kid_digits`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+CHANNELS = (16, 32, 64)
+FEATURES = 64
+
+
+class ClassifierOutput(NamedTuple):
+    """What one pass gives.
+
+    Shapes: logits [n, 10]; features [n, 64]; maps: one [n, c, h, w] per stage.
+    """
+
+    logits: Tensor
+    features: Tensor
+    maps: tuple[Tensor, ...]
+
+
+class DigitsClassifier(nn.Module):
+    """Three convolution stages, a feature layer and a linear head, for grey 32x32 pictures."""
+
+    version = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (1, *CHANNELS)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(a, b, 3, stride=1 if i == 0 else 2, padding=1),
+                nn.GroupNorm(4, b),
+                nn.GELU(),
+                nn.Conv2d(b, b, 3, padding=1),
+                nn.GELU(),
+            )
+            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+        )
+        self.feature = nn.Linear(CHANNELS[-1] * 16, FEATURES)
+        self.head = nn.Linear(FEATURES, 10)
+
+    def forward(self, images: Tensor) -> ClassifierOutput:
+        """Classify pictures.
+
+        Shapes: images [n, 1 or 3, h, w] in [0, 1]; colour is averaged, other sizes are resized to 32.
+        """
+        x = images.mean(1, keepdim=True) * 2 - 1
+        if x.shape[-2:] != (32, 32):
+            x = F.interpolate(x, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        features = F.gelu(self.feature(F.adaptive_avg_pool2d(x, 4).flatten(1)))
+        return ClassifierOutput(self.head(features), features, tuple(maps))
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and fp16 `model.safetensors` into a folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        config = {"class": type(self).__name__, "version": self.version}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        state = {key: value.half().contiguous() for key, value in self.state_dict().items()}
+        save_file(state, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, folder: Path) -> DigitsClassifier:
+        """Load the classifier that `save` wrote, in fp32 and evaluation mode."""
+        model = cls()
+        state = load_file(folder / "model.safetensors")
+        model.load_state_dict({key: value.float() for key, value in state.items()})
+        return model.eval().requires_grad_(False)

@@ -1,0 +1,1 @@
+"""Scripts that train the reference models which the repository ships (see docs/reference-models.md)."""

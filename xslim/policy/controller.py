@@ -1,0 +1,146 @@
+"""The controller: a pure function from policy, state and readings to a decision.
+
+Source: arXiv:2512.12604 (push then polish between two thresholds). The online estimate of the
+error, a weighted sum of calibrated signals, is ours: the published code runs fixed lists.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from xslim.policy.decision import Action, Decision, StepInfo
+from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy, Table
+
+Reading = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerState:
+    """What the controller remembers of one sample and branch.
+
+    Attributes:
+        computed: at least one step was computed, so there is something to reuse.
+        err: accumulated error estimate since the last full step.
+        skips: consecutive skips.
+        refreshes: block and token refreshes since the last full step.
+    """
+
+    computed: bool = False
+    err: float = 0.0
+    skips: int = 0
+    refreshes: int = 0
+
+
+FRESH = ControllerState()
+
+
+def decide(
+    policy: Policy, state: ControllerState, info: StepInfo, reading: Reading
+) -> tuple[Decision, ControllerState]:
+    """Decide what one sample does at one step.
+
+    Args:
+        policy: the policy.
+        state: the sample's state, `FRESH` at the start of a request.
+        info: the step.
+        reading: raw signals by name. `residual_health` is 0 when the last residual was finite.
+
+    Returns:
+        The decision and the state for the next step.
+    """
+    decision = _guard(policy, state, info, reading) or _rule(policy, state, info, reading)
+    return decision, _advance(state, decision)
+
+
+def _advance(state: ControllerState, decision: Decision) -> ControllerState:
+    if decision.action is Action.FULL:
+        return ControllerState(computed=True)
+    if decision.action is Action.SKIP:
+        return replace(state, err=decision.err, skips=state.skips + 1)
+    return replace(state, err=decision.err, skips=0, refreshes=state.refreshes + 1)
+
+
+def _guard(
+    policy: Policy, state: ControllerState, info: StepInfo, reading: Reading
+) -> Decision | None:
+    """Rules that come before any schedule or threshold."""
+    if not state.computed:
+        return Decision(Action.FULL, "first step")
+    if any(not math.isfinite(value) for value in reading.values()):
+        return Decision(Action.FULL, "nonfinite", nonfinite=True)
+    if info.sigma is not None:
+        for low, high in policy.guards.sigma_windows:
+            if low <= info.sigma <= high:
+                return Decision(Action.FULL, "sigma window")
+    return None
+
+
+def _rule(policy: Policy, state: ControllerState, info: StepInfo, reading: Reading) -> Decision:
+    controller = policy.controller
+    if isinstance(controller, DualThreshold):
+        return _dual_threshold(policy, controller, state, info, reading)
+    return static_decision(controller, info)
+
+
+def static_decision(controller: Pattern | Interval | Table, info: StepInfo) -> Decision:
+    """What a static controller does at a step; beyond its end every step is full."""
+    if isinstance(controller, Interval):
+        warm = info.step < controller.warmup
+        cool = info.step >= info.num_steps - controller.cooldown
+        due = (info.step - controller.warmup + 1) % controller.every == 0
+        return Decision(Action.FULL if warm or cool or due else Action.SKIP, "interval")
+    if isinstance(controller, Pattern):
+        if info.step >= len(controller.steps):
+            return Decision(Action.FULL, "beyond schedule")
+        return Decision(Action(controller.steps[info.step]), "pattern")
+    if info.step >= len(controller.blocks):
+        return Decision(Action.FULL, "beyond schedule")
+    row = tuple(flag == 1 for flag in controller.blocks[info.step])
+    if all(row):
+        return Decision(Action.FULL, "table")
+    return Decision(Action.BLOCK if any(row) else Action.SKIP, "table", compute_blocks=row)
+
+
+def error_growth(policy: Policy, info: StepInfo, reading: Reading) -> float | None:
+    """Weighted sum of the calibrated signals; None while a signal has no value yet."""
+    total = 0.0
+    for name in policy.indicator.used:
+        calibration = policy.indicator.calibration.get(name)
+        if name == "step_table":
+            progress = info.step / max(1, info.num_steps - 1)
+            value = progress
+        elif name in reading:
+            value = reading[name]
+        else:
+            return None
+        if calibration is not None:
+            value = calibration(value)
+        if name == "step_table":
+            value /= info.num_steps
+        total += policy.indicator.signals[name] * value
+    return total
+
+
+def _dual_threshold(
+    policy: Policy, rule: DualThreshold, state: ControllerState, info: StepInfo, reading: Reading
+) -> Decision:
+    if info.step < rule.warmup:
+        return Decision(Action.FULL, "warm-up")
+    if info.step >= info.num_steps - rule.cooldown:
+        return Decision(Action.FULL, "cool-down")
+    growth = error_growth(policy, info, reading)
+    if growth is None:
+        return Decision(Action.FULL, "no signal yet")
+    err = state.err + growth
+    if err >= rule.critical:
+        return Decision(Action.FULL, "critical")
+    if err < rule.warning or not rule.polish:
+        limit = rule.max_consecutive_skips
+        if limit is not None and state.skips >= limit:
+            return Decision(Action.FULL, "skip limit")
+        return Decision(Action.SKIP, "push", err)
+    if rule.polish[state.refreshes % len(rule.polish)] == "block":
+        return Decision(Action.BLOCK, "polish", err * (1 - rule.relief.block))
+    return Decision(Action.TOKEN, "polish", err * (1 - rule.relief.token))

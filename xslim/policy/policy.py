@@ -1,0 +1,250 @@
+"""Policy: everything that decides what is computed, reused or predicted. Keys as in a preset file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from xslim.errors import ConfigError
+from xslim.policy.calibration import Calibration
+from xslim.policy.decision import Action
+from xslim.policy.document import Document
+
+Unit = Annotated[float, Field(ge=0.0, le=1.0)]
+Budget = Annotated[float, Field(gt=0.0, le=1.0)]
+NonNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=0, le=10_000)]
+
+SIGNALS = ("modulated_input", "latent_velocity", "first_block", "step_table")
+LETTERS = "".join(Action)
+
+
+class Relief(Document):
+    """Share of the accumulated error that a refresh removes; 0 none, 1 like a full step."""
+
+    block: Unit = 0.5
+    token: Unit = 0.5
+
+
+class DualThreshold(Document):
+    """Push then polish: skip below the warning line, refresh up to the critical one, then compute.
+
+    Source: arXiv:2512.12604; the online error estimate is ours (the published code has none).
+    """
+
+    kind: Literal["dual-threshold"] = "dual-threshold"
+    critical: NonNegative
+    warning_fraction: Unit = 0.6
+    warmup: Annotated[int, Field(ge=1, le=10_000)] = 3
+    cooldown: Count = 1
+    max_consecutive_skips: Annotated[int, Field(ge=1, le=10_000)] | None = 6
+    polish: Annotated[tuple[Literal["block", "token"], ...], Field(strict=False)] = ("block", "token")
+    relief: Relief = Relief()
+
+    @property
+    def warning(self) -> float:
+        """The line above which a step is refreshed instead of skipped."""
+        return self.critical * self.warning_fraction
+
+
+class Pattern(Document):
+    """A static schedule: one letter a step, F full, B block refresh, T token refresh, `.` skip."""
+
+    kind: Literal["pattern"] = "pattern"
+    steps: Annotated[str, Field(min_length=1, max_length=10_000)]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        wrong = [letter for letter in self.steps if letter not in LETTERS]
+        if wrong:
+            raise ConfigError(
+                f"got the letter {wrong[0]!r}; allowed are F (full), B (block), T (token), . (skip)",
+                key="steps",
+            )
+        return self
+
+
+class Interval(Document):
+    """Compute every n-th step after the warm-up. Source: FORA, arXiv:2407.01425."""
+
+    kind: Literal["interval"] = "interval"
+    every: Annotated[int, Field(ge=1, le=10_000)]
+    warmup: Annotated[int, Field(ge=1, le=10_000)] = 1
+    cooldown: Count = 0
+
+
+class Table(Document):
+    """A step x block table, 1 = compute. Source of the form: ECAD, arXiv:2506.15682."""
+
+    kind: Literal["table"] = "table"
+    blocks: Annotated[
+        tuple[Annotated[tuple[Annotated[int, Field(ge=0, le=1)], ...], Field(strict=False)], ...],
+        Field(strict=False, min_length=1, max_length=10_000),
+    ]
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        widths = {len(row) for row in self.blocks}
+        if len(widths) != 1 or 0 in widths:
+            raise ConfigError(
+                f"rows of {sorted(widths)} entries; every step needs one 0 or 1 for each block",
+                key="blocks",
+            )
+        return self
+
+
+Controller = Annotated[DualThreshold | Pattern | Interval | Table, Field(discriminator="kind")]
+
+
+class Indicator(Document):
+    """Signals and their weights; their weighted sum is the growth of the error estimate per step."""
+
+    signals: dict[str, NonNegative] = Field(default_factory=lambda: {"modulated_input": 1.0})
+    calibration: dict[str, Calibration] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for key, names in (("signals", self.signals), ("calibration", self.calibration)):
+            for name in names:
+                if name not in SIGNALS:
+                    raise ConfigError(
+                        f"unknown signal; allowed: {', '.join(SIGNALS)}", key=f"{key}.{name}"
+                    )
+        if not any(weight > 0 for weight in self.signals.values()):
+            raise ConfigError("no signal has a weight above 0; give one", key="signals")
+        if self.signals.get("step_table", 0) > 0 and "step_table" not in self.calibration:
+            raise ConfigError(
+                "step_table needs its table; run `autotune profile` or leave the signal out",
+                key="calibration.step_table",
+            )
+        return self
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        """Names of the signals with a weight above 0."""
+        return tuple(name for name, weight in self.signals.items() if weight > 0)
+
+
+class KindThresholds(Document):
+    """Depth-accumulated change above which a block is recomputed, per kind of block."""
+
+    double: NonNegative
+    single: NonNegative
+
+
+class BlockReuse(Document):
+    """Which blocks a block refresh recomputes; `threshold` (as published) or `budget`, not both.
+
+    Attributes:
+        budget: share of the blocks that is recomputed.
+        threshold: blocks are replayed while the accumulated mean |h_out - h_in| stays below it.
+        start_block: blocks 0..start_block of each kind are always recomputed.
+    """
+
+    budget: Budget | None = None
+    threshold: NonNegative | KindThresholds | None = None
+    start_block: Annotated[int, Field(ge=-1, le=10_000)] = 3
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_rule(cls, data: Any) -> Any:
+        if isinstance(data, Mapping):
+            given = [key for key in ("budget", "threshold") if data.get(key) is not None]
+            if len(given) == 2:
+                raise ConfigError("give budget or threshold, not both")
+            if not given:
+                return {**data, "budget": 0.5}
+        return data
+
+
+class TokenReuse(Document):
+    """Which tokens a token refresh recomputes.
+
+    Attributes:
+        budget: share of the image tokens that is recomputed, per sample.
+        age_weight: bonus per refresh that a token was left out, in units of the mean change.
+    """
+
+    budget: Budget = 0.5
+    age_weight: NonNegative = 0.25
+
+
+class Predictor(Document):
+    """What a skipped stack is replaced by: `hold` the last residual, or `newton` of an order."""
+
+    kind: Literal["hold", "newton"] = "hold"
+    order: Annotated[int, Field(ge=1, le=2)] = 1
+
+    @property
+    def history(self) -> int:
+        """Number of computed residuals that the prediction reads."""
+        return 1 if self.kind == "hold" else self.order + 1
+
+
+class Guards(Document):
+    """Rules that force a full step whatever the estimate says.
+
+    Attributes:
+        sigma_windows: [low, high] ranges of sigma where every step is full.
+        on_nonfinite: a NaN or infinite signal forces a full step, and is counted.
+    """
+
+    sigma_windows: Annotated[
+        tuple[Annotated[tuple[NonNegative, NonNegative], Field(strict=False)], ...], Field(strict=False)
+    ] = ()
+    on_nonfinite: Literal["full"] = "full"
+
+
+class Policy(Document):
+    """What the runtime does at every step of a request.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+
+    controller: Controller
+    indicator: Indicator = Field(default_factory=Indicator)
+    block: BlockReuse = Field(default_factory=BlockReuse)
+    token: TokenReuse = TokenReuse()
+    predictor: Predictor = Predictor()
+    guards: Guards = Guards()
+    batch: Literal["per-sample"] = "per-sample"
+
+    @classmethod
+    def from_pattern(
+        cls,
+        steps: str,
+        *,
+        token_ratio: float = 0.5,
+        block_threshold: float | Mapping[str, float] = 1.5,
+        start_block: int = 3,
+        predictor: str | Mapping[str, Any] | Predictor = "hold",
+    ) -> Policy:
+        """Return a static schedule, one letter a step.
+
+        Args:
+            steps: F full, B block refresh, T token refresh, `.` skip.
+            token_ratio: share of the image tokens recomputed at a T step.
+            block_threshold: depth-accumulated mean |h_out - h_in| below which blocks are replayed.
+            start_block: blocks 0..start_block of each kind are always recomputed.
+            predictor: a kind such as "hold" or "newton", or its keys.
+
+        Raises:
+            ConfigError: a letter or a value is not allowed.
+        """
+        if isinstance(predictor, str):
+            predictor = {"kind": predictor}
+        threshold = dict(block_threshold) if isinstance(block_threshold, Mapping) else block_threshold
+        return cls(
+            controller={"kind": "pattern", "steps": steps},
+            block={"threshold": threshold, "start_block": start_block},
+            token={"budget": token_ratio},
+            predictor=predictor if isinstance(predictor, Predictor) else dict(predictor),
+        )
+
+    @property
+    def signals(self) -> tuple[str, ...]:
+        """Signals that have to be measured; none for the static controllers."""
+        return self.indicator.used if isinstance(self.controller, DualThreshold) else ()

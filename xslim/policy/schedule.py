@@ -1,0 +1,112 @@
+"""Static schedules: what lies ahead of a step, and remapping to another number of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from xslim.policy.controller import static_decision
+from xslim.policy.decision import Action, StepInfo
+from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy, Table
+
+
+def native_steps(policy: Policy) -> int | None:
+    """Number of steps that a policy was written for, or None when it fits any number."""
+    if isinstance(policy.controller, Pattern):
+        return len(policy.controller.steps)
+    if isinstance(policy.controller, Table):
+        return len(policy.controller.blocks)
+    return None
+
+
+def actions_before_next_full(policy: Policy, step: int, num_steps: int) -> frozenset[Action]:
+    """Actions that may follow a computed step before the next full one.
+
+    The runtime keeps block residuals only while a block refresh may come, and keys and values only
+    while a token refresh may.
+    """
+    controller = policy.controller
+    if isinstance(controller, DualThreshold):
+        kinds = {"block": Action.BLOCK, "token": Action.TOKEN}
+        return frozenset({Action.SKIP, *(kinds[name] for name in controller.polish)})
+    found: set[Action] = set()
+    for later in range(step + 1, num_steps):
+        action = static_decision(controller, StepInfo(later, num_steps)).action
+        if action is Action.FULL:
+            break
+        found.add(action)
+    return frozenset(found)
+
+
+def remap(
+    policy: Policy,
+    num_steps: int,
+    source_sigmas: Sequence[float] | None = None,
+    target_sigmas: Sequence[float] | None = None,
+) -> Policy:
+    """Return the policy for another number of steps.
+
+    Each new step takes the action of the step with the nearest sigma (without sigmas: the nearest
+    share of the way). Then the first and the last step are full, and no run of skips is longer, in
+    steps, than the source's longest.
+
+    Args:
+        policy: any policy; only patterns and tables change.
+        num_steps: steps of the request.
+        source_sigmas: noise levels that the policy was made for, one a step.
+        target_sigmas: noise levels of the request, one a step.
+    """
+    native = native_steps(policy)
+    if native is None or native == num_steps:
+        return policy
+    origin = _nearest(native, num_steps, source_sigmas, target_sigmas)
+    controller = policy.controller
+    if isinstance(controller, Pattern):
+        letters = [controller.steps[i] for i in origin]
+        limit = _longest_run([letter == Action.SKIP for letter in controller.steps])
+        for i in _forced(len(letters), [letter == Action.SKIP for letter in letters], limit):
+            letters[i] = Action.FULL
+        new: Pattern | Table = Pattern(steps="".join(letters))
+    elif isinstance(controller, Table):
+        rows = [controller.blocks[i] for i in origin]
+        limit = _longest_run([not any(row) for row in controller.blocks])
+        for i in _forced(len(rows), [not any(row) for row in rows], limit):
+            rows[i] = (1,) * len(rows[i])
+        new = Table(blocks=tuple(rows))
+    return policy.model_copy(update={"controller": new})
+
+
+def _nearest(
+    native: int,
+    num_steps: int,
+    source: Sequence[float] | None,
+    target: Sequence[float] | None,
+) -> list[int]:
+    if source is None or target is None or len(source) < native or len(target) < num_steps:
+        scale = max(1, num_steps - 1)
+        return [int(step * (native - 1) / scale + 0.5) for step in range(num_steps)]
+    return [
+        min(range(native), key=lambda i: (abs(source[i] - sigma), i)) for sigma in target[:num_steps]
+    ]
+
+
+def _longest_run(skips: Sequence[bool]) -> int:
+    return max((sum(1 for _ in run) for skip, run in groupby(skips) if skip), default=0)
+
+
+def _forced(length: int, skips: Sequence[bool], limit: int) -> list[int]:
+    """Steps to make full: the first, the last, and one after every `limit` skips in a row."""
+    forced, run = [], 0
+    for i, skip in enumerate(skips):
+        run = run + 1 if skip else 0
+        if i in (0, length - 1) or run > limit:
+            forced.append(i)
+            run = 0
+    return forced
+
+
+def expand_interval(controller: Interval, num_steps: int) -> str:
+    """Return an interval's pattern for a number of steps."""
+    return "".join(
+        static_decision(controller, StepInfo(step, num_steps)).action for step in range(num_steps)
+    )

@@ -1,0 +1,1 @@
+"""Layer 2: applies a policy to a live diffusers transformer."""

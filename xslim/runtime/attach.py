@@ -1,0 +1,75 @@
+"""attach: put a policy or a preset on a pipeline or a transformer."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from xslim.errors import AttachError, ConfigError, UnsupportedModelError
+from xslim.policy.policy import Policy
+from xslim.policy.preset import Preset
+from xslim.runtime.model import LiveModel
+from xslim.runtime.session import Session
+
+
+def attach(
+    target: object,
+    policy: Policy | Preset,
+    num_steps: int | None = None,
+    strict: bool = False,
+) -> Session:
+    """Apply a policy to a diffusers pipeline or transformer until the session is detached.
+
+    Args:
+        target: a pipeline with a `transformer`, or a transformer. With a pipeline the scheduler is seen
+            too, so that a request's number of steps and sigmas are known and checked.
+        policy: a preset, or a bare policy.
+        num_steps: denoising steps of a request; from the preset when None.
+        strict: raise instead of computing in full when a request does not fit the preset.
+
+    Raises:
+        UnsupportedModelError: no adapter knows the transformer's class.
+        AttachError: the model is attached already, or has another cache enabled.
+        ConfigError: `num_steps` is missing or does not fit.
+    """
+    transformer = getattr(target, "transformer", target)
+    if not isinstance(transformer, nn.Module):
+        raise UnsupportedModelError(
+            f"{type(target).__name__} is no diffusers pipeline with a transformer, and no transformer"
+        )
+    preset = policy if isinstance(policy, Preset) else None
+    bare = policy.policy if isinstance(policy, Preset) else policy
+    if not isinstance(bare, Policy):
+        raise ConfigError(f"got {type(policy).__name__}; allowed: a Policy or a Preset", key="policy")
+    steps = _steps(preset, num_steps)
+    if getattr(transformer, "is_cache_enabled", False):
+        raise AttachError("another cache is enabled on this model; call disable_cache() first")
+    model = LiveModel(transformer)
+    _check_table(bare, model)
+
+    def scheduler() -> object | None:
+        return None if target is transformer else getattr(target, "scheduler", None)
+
+    return Session(model, bare, steps, preset, scheduler, strict)
+
+
+def _steps(preset: Preset | None, num_steps: int | None) -> int:
+    if preset is not None:
+        if num_steps is not None and num_steps != preset.model.num_steps:
+            raise ConfigError(
+                f"got {num_steps}; the preset was made for {preset.model.num_steps} steps", key="num_steps"
+            )
+        return preset.model.num_steps
+    if num_steps is None:
+        raise ConfigError("missing; a bare policy needs the number of denoising steps", key="num_steps")
+    if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
+        raise ConfigError(f"got {num_steps!r}; allowed is a whole number from 1", key="num_steps")
+    return num_steps
+
+
+def _check_table(policy: Policy, model: LiveModel) -> None:
+    if policy.controller.kind == "table":
+        width = len(policy.controller.blocks[0])
+        if width != len(model.blocks):
+            raise ConfigError(
+                f"rows of {width} entries; the model has {len(model.blocks)} blocks", key="controller.blocks"
+            )

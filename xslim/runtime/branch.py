@@ -1,0 +1,55 @@
+"""What one guidance branch of one request remembers between its steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xslim.policy.controller import FRESH, ControllerState
+from xslim.policy.policy import Policy
+from xslim.runtime.feature_cache import BlockResiduals, KeysValues, ResidualHistory, held_bytes
+from xslim.runtime.indicators import INDICATORS, Indicator
+
+
+class BranchState:
+    """Controller states, signals and kept features of one branch; one row a sample."""
+
+    def __init__(self, policy: Policy, rows: int, refreshes_tokens: bool) -> None:
+        history = max(policy.predictor.history, 2 if refreshes_tokens else 1)
+        self.controllers: list[ControllerState] = [FRESH] * rows
+        self.history = ResidualHistory(history)
+        self.residuals = BlockResiduals()
+        self.compute_flags: list[tuple[bool, ...] | None] = [None] * rows
+        self.keys_values = KeysValues()
+        self.token_change: Tensor | None = None  # [batch, tokens]
+        self.token_age: Tensor | None = None  # [batch, tokens]
+        self.health: Tensor | None = None  # [batch], 0 where the last residual is finite
+        self.indicators: dict[str, Indicator] = {
+            name: INDICATORS[name]() for name in policy.signals if name in INDICATORS
+        }
+
+    @property
+    def rows(self) -> int:
+        """Samples in the branch."""
+        return len(self.controllers)
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor held."""
+        single = [t for t in (self.token_change, self.token_age, self.health) if t is not None]
+        signals = [t for indicator in self.indicators.values() for t in indicator.tensors()]
+        return (
+            single
+            + signals
+            + self.history.tensors()
+            + self.residuals.tensors()
+            + self.keys_values.tensors()
+        )
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes held."""
+        return held_bytes(self.tensors())
+
+    def note_residual(self, residual: Tensor) -> None:
+        """Keep whether the newest residuals are finite; read with the next step's signals."""
+        self.health = torch.where(torch.isfinite(residual).flatten(1).all(1), 0.0, torch.nan)

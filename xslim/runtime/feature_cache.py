@@ -1,0 +1,155 @@
+"""Tensors kept between the steps of one branch; they know their bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from xslim.runtime.attention import KeyValue
+from xslim.runtime.rows import Rows
+
+
+def held_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the distinct storages behind some tensors."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+class ResidualHistory:
+    """The last computed stack residuals of every sample, newest first.
+
+    Samples compute at different steps, so the times are kept per sample.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._slots: list[Tensor] = []  # each [batch, tokens, dim]
+        self.times: list[list[float]] = []  # per sample, newest first
+
+    def push(self, residual: Tensor, time: float, rows: Rows) -> None:
+        """Add the residual [rows, tokens, dim] that some samples computed at a step."""
+        if not self.times:
+            self.times = [[] for _ in range(rows.total)]
+        if rows.all:
+            self._slots = [residual, *self._slots][: self._capacity]
+        else:
+            self._shift(rows)
+            rows.put(self._slots[0], residual)
+        for row in rows.members:
+            self.times[row] = [time, *self.times[row]][: self._capacity]
+
+    def _shift(self, rows: Rows) -> None:
+        if len(self._slots) < self._capacity:
+            self._slots.append(self._slots[-1].clone())
+        for older in range(len(self._slots) - 1, 0, -1):
+            rows.put(self._slots[older], rows.take(self._slots[older - 1]))
+
+    @property
+    def newest(self) -> Tensor:
+        """The last computed residual [batch, tokens, dim]."""
+        return self._slots[0]
+
+    def change(self) -> Tensor | None:
+        """Mean absolute change of the last two residuals per token, [batch, tokens]; None before the second."""
+        if len(self._slots) < 2:
+            return None
+        return (self._slots[0] - self._slots[1]).abs().mean(-1)
+
+    def predict(self, weigh: Callable[[Sequence[float]], Sequence[float]]) -> Tensor:
+        """Combine the history; `weigh` maps a sample's times to weights. Shape [batch, tokens, dim]."""
+        weights = [tuple(weigh(times)) for times in self.times]
+        if all(w == weights[0] for w in weights):
+            return self._combine([float(w) for w in weights[0]])
+        width = max(len(w) for w in weights)
+        padded = [w + (0.0,) * (width - len(w)) for w in weights]
+        columns = torch.tensor(padded, device=self.newest.device, dtype=self.newest.dtype)
+        return self._combine([columns[:, i, None, None] for i in range(width)])
+
+    def _combine(self, weights: Sequence[float | Tensor]) -> Tensor:
+        if len(weights) == 1 and weights[0] == 1.0:
+            return self.newest
+        total = self._slots[0] * weights[0]
+        for slot, weight in zip(self._slots[1:], weights[1:], strict=False):
+            if isinstance(weight, Tensor):
+                total.addcmul_(slot, weight)
+            else:
+                total.add_(slot, alpha=weight)
+        return total
+
+    def tensors(self) -> list[Tensor]:
+        """Everything held."""
+        return list(self._slots)
+
+
+class BlockResiduals:
+    """Residuals of single blocks, for block refreshes, and their mean absolute size."""
+
+    def __init__(self) -> None:
+        self._residuals: dict[int, Tensor] = {}  # block -> [batch, tokens, dim]
+        self._sizes: dict[int, Tensor] = {}  # block -> [batch]
+
+    def record(self, block: int, residual: Tensor, rows: Rows) -> None:
+        """Keep what a block added to its input, [rows, tokens, dim]."""
+        size = residual.abs().mean(dim=tuple(range(1, residual.dim())))
+        if rows.all:
+            self._residuals[block], self._sizes[block] = residual, size
+            return
+        for kept, new in ((self._residuals, residual), (self._sizes, size)):
+            if block not in kept:  # dropped, because no other sample replays it
+                kept[block] = new.new_zeros((rows.total, *new.shape[1:]))
+            rows.put(kept[block], new)
+
+    def sizes(self) -> list[list[float]]:
+        """Mean |h_out - h_in|, one list over the blocks for every sample; synchronises once."""
+        if not self._sizes:
+            return []
+        stacked = torch.stack([self._sizes[block] for block in sorted(self._sizes)])
+        return [list(column) for column in zip(*stacked.float().tolist(), strict=True)]
+
+    def keep_only(self, blocks: Iterable[int]) -> None:
+        """Drop the residuals of blocks that no sample replays."""
+        wanted = set(blocks)
+        self._residuals = {block: r for block, r in self._residuals.items() if block in wanted}
+
+    def __getitem__(self, block: int) -> Tensor:
+        return self._residuals[block]
+
+    def tensors(self) -> list[Tensor]:
+        """Everything held."""
+        return [*self._residuals.values(), *self._sizes.values()]
+
+
+class KeysValues:
+    """Keys and values of every block over the whole sequence."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, KeyValue] = {}
+
+    def store(self, block: int, fresh: KeyValue, rows: Rows) -> None:
+        """Keep the entries of some samples."""
+        if rows.all or block not in self._blocks:
+            if not rows.all:
+                raise RuntimeError("keys and values are first kept for the whole batch")
+            self._blocks[block] = fresh
+        else:
+            for old, new in zip(self._blocks[block], fresh, strict=True):
+                rows.put(old, new)
+
+    def take(self, block: int, rows: Rows) -> KeyValue:
+        """Return the kept entries of some samples."""
+        key, value = self._blocks[block]
+        return rows.take(key), rows.take(value)
+
+    def complete(self, blocks: int) -> bool:
+        """Whether every block's entries are there."""
+        return len(self._blocks) == blocks
+
+    def clear(self) -> None:
+        """Drop everything."""
+        self._blocks.clear()
+
+    def tensors(self) -> list[Tensor]:
+        """Everything held."""
+        return [tensor for pair in self._blocks.values() for tensor in pair]

@@ -1,0 +1,111 @@
+"""The only file that imports diffusers' hooks: installing ours and taking them out without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
+from torch import nn
+
+from xslim.errors import AttachError
+from xslim.runtime.model import LiveModel
+
+HOOK_NAME = "xslim"
+
+
+class Listener(Protocol):
+    """What the hooks call."""
+
+    def on_transformer(self, branch: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run one call of the transformer."""
+        ...
+
+    def on_block(self, block: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run one call of a block."""
+        ...
+
+
+class _NoState(BaseState):
+    def reset(self, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the session keeps its own state."""
+
+
+class _TransformerHook(ModelHook):
+    """Sees every call of the transformer, and the branch name that a pipeline sets."""
+
+    _is_stateful = True
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+        self._contexts = StateManager(_NoState)
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        context = self._contexts._context
+        branch = "default" if context is None else context.name
+        return self._listener.on_transformer(branch, self.fn_ref.original_forward, args, kwargs)
+
+    def reset_state(self, module: nn.Module) -> nn.Module:
+        """Called by pipelines at the end of a request; the session finds the end by itself."""
+        return module
+
+
+class _BlockHook(ModelHook):
+    """Sees every call of one block."""
+
+    def __init__(self, listener: Listener, block: int) -> None:
+        super().__init__()
+        self._listener = listener
+        self._block = block
+
+    @torch.compiler.disable(recursive=False)  # keeps the graphs of compiled blocks whole
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self._listener.on_block(self._block, self.fn_ref.original_forward, args, kwargs)
+
+
+class Installation:
+    """Our hooks on one model; `remove` leaves the model as it was.
+
+    Raises:
+        AttachError: the model has our hooks already. A failure half-way removes what was installed.
+    """
+
+    def __init__(self, model: LiveModel, listener: Listener) -> None:
+        self._model = model
+        self._touched: list[tuple[nn.Module, bool, bool]] = []
+        registry = getattr(model.transformer, "_diffusers_hook", None)
+        if registry is not None and registry.get_hook(HOOK_NAME) is not None:
+            raise AttachError("a session is attached to this model; detach it first")
+        try:
+            self._add(model.transformer, _TransformerHook(listener))
+            for index, block in enumerate(model.blocks):
+                self._add(block, _BlockHook(listener, index))
+        except BaseException:
+            self.remove()
+            raise
+        model.transformer._diffusers_hook.invalidate_child_registries_cache()
+
+    def _add(self, module: nn.Module, hook: ModelHook) -> None:
+        had = ("forward" in module.__dict__, hasattr(module, "_diffusers_hook"))
+        self._touched.append((module, *had))
+        HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
+
+    def remove(self) -> None:
+        """Take our hooks out; instance attributes that we brought go too."""
+        for module, had_forward, had_registry in reversed(self._touched):
+            registry = getattr(module, "_diffusers_hook", None)
+            if registry is None:
+                continue
+            registry.remove_hook(HOOK_NAME, recurse=False)
+            if registry.hooks:  # somebody else hooked the module after us
+                continue
+            if not had_forward:
+                module.__dict__.pop("forward", None)
+            if not had_registry:
+                del module._diffusers_hook
+        self._touched.clear()
+        registry = getattr(self._model.transformer, "_diffusers_hook", None)
+        if registry is not None:
+            registry.invalidate_child_registries_cache()

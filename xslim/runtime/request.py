@@ -1,0 +1,97 @@
+"""One request: the calls of one sampling run, its branches, and its trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from xslim.policy.decision import Action
+from xslim.policy.policy import Policy
+from xslim.policy.schedule import actions_before_next_full
+from xslim.policy.trace import RequestSummary, Trace
+from xslim.runtime.branch import BranchState
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What must not change within a request."""
+
+    size: tuple[int, ...]
+    dtype: str
+    device: str
+
+    @classmethod
+    def of(cls, latent: Tensor) -> Shape:
+        """Read it off the latent."""
+        return cls(tuple(latent.shape), str(latent.dtype), str(latent.device))
+
+
+@dataclass(slots=True)
+class Request:
+    """State of the request in progress.
+
+    Attributes:
+        policy: the policy in force, remapped to the request's number of steps.
+        num_steps: its denoising steps.
+        mismatch: why the policy is not applied, or None.
+    """
+
+    policy: Policy
+    num_steps: int
+    mismatch: str | None
+    step: int = -1
+    timestep: float | None = None
+    trace: Trace = field(default_factory=Trace)
+    branches: dict[str, BranchState] = field(default_factory=dict)
+    shapes: dict[str, Shape] = field(default_factory=dict)
+    seen: set[str] = field(default_factory=set)
+    aborted: bool = False
+    _keeps: dict[int, frozenset[Action]] = field(default_factory=dict)
+
+    def belongs(self, branch: str, timestep: float, shape: Shape) -> bool:
+        """Whether a call continues this request: time never rises, no branch sees a step twice."""
+        if self.aborted or (self.timestep is not None and timestep > self.timestep):
+            return False
+        if timestep == self.timestep and branch in self.seen:
+            return False
+        return self.shapes.get(branch, shape) == shape
+
+    def advance(self, branch: str, timestep: float, shape: Shape) -> None:
+        """Note a call; a lower timestep is the next step."""
+        if timestep != self.timestep:
+            self.step += 1
+            self.timestep = timestep
+            self.seen = set()
+        self.seen.add(branch)
+        self.shapes[branch] = shape
+
+    def keeps(self, step: int) -> frozenset[Action]:
+        """Actions that may follow a step before the next full one."""
+        if step not in self._keeps:
+            self._keeps[step] = actions_before_next_full(self.policy, step, self.num_steps)
+        return self._keeps[step]
+
+    def branch(self, name: str, rows: int) -> BranchState:
+        """Return a branch's state, new at its first call."""
+        if name not in self.branches:
+            refreshes = any(Action.TOKEN in self.keeps(step) for step in range(self.num_steps))
+            self.branches[name] = BranchState(self.policy, rows, refreshes)
+        return self.branches[name]
+
+    @property
+    def last_step(self) -> bool:
+        """Whether the step in progress is the last."""
+        return self.step >= self.num_steps - 1
+
+    def summary(self) -> RequestSummary:
+        """Sum the request up."""
+        return RequestSummary(
+            steps=self.step + 1,
+            num_steps=self.num_steps,
+            actions=self.trace.actions,
+            compute_fraction=self.trace.compute_fraction,
+            nonfinite=self.trace.nonfinite,
+            aborted=self.aborted,
+            mismatch=self.mismatch,
+        )
