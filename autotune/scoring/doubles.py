@@ -1,0 +1,115 @@
+"""Evaluators for tests of the search: no model, instant, and able to fail. Public on purpose."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+
+import numpy as np
+
+from autotune.scoring.case import Case
+from autotune.scoring.evaluator import Evaluator
+from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.profile import Profile
+from xslim.policy.calibration import Calibration
+from xslim.policy.decision import Action, StepInfo
+from xslim.policy.controller import FRESH, decide
+from xslim.policy.policy import Policy
+from xslim.policy.preset import ModelSignature
+
+COST = {Action.FULL: 1.0, Action.BLOCK: 0.6, Action.TOKEN: 0.5, Action.SKIP: 0.02}
+DIM = 8
+
+
+@dataclass(frozen=True, slots=True)
+class FormulaEvaluator:
+    """Scores a policy by a formula on the actions it takes on a fixed residual curve.
+
+    Attributes:
+        num_steps: denoising steps of the imagined model.
+    """
+
+    num_steps: int = 50
+
+    def curve(self) -> np.ndarray:
+        """Relative change of the residual at each step; large at both ends."""
+        step = np.arange(self.num_steps)
+        return 0.02 + 0.3 * np.exp(-step / 4) + 0.1 * np.exp((step - self.num_steps + 1) / 3)
+
+    def actions(self, policy: Policy) -> str:
+        """Run the real controller on the curve."""
+        state, letters = FRESH, []
+        for step, change in enumerate(self.curve()):
+            reading = dict.fromkeys(policy.signals, float(change)) if step else {}
+            decision, state = decide(policy, state, StepInfo(step, self.num_steps), reading)
+            letters.append(decision.action)
+        return "".join(letters)
+
+    def evaluate(self, policy: Policy, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+        """Error grows with the distance to the last computed step; latency is the cost."""
+        actions, drift, error = self.actions(policy), 0.0, 1e-4
+        for letter, change in zip(actions, self.curve(), strict=True):
+            drift = 0.0 if letter == Action.FULL else drift + change * (1 if letter == Action.SKIP else 0.3)
+            error += drift**2 / self.num_steps
+        noise = np.array([np.random.default_rng(case.seed).normal(0, 0.1) for case in cases])
+        psnr = np.minimum(100.0, -10 * np.log10(error) + noise)
+        rows = {"psnr": psnr, "ssim": 1 - 10 ** (-psnr / 20), "lpips": 10 ** (-psnr / 20)}
+        cost = float(np.mean([COST[Action(letter)] for letter in actions]))
+        features = np.stack([np.random.default_rng(c.seed).normal(size=DIM) for c in cases]) + error
+        quality = Quality(
+            tuple(cases), rows, features, cost, actions, sha256(actions.encode()).hexdigest(), 1000, (), 0.0
+        )
+        latency = Latency((-float(np.log(cost)),) * 2, 1.0, cost, len(cases), 0.01)
+        return Measurement(quality, latency if timing_rounds else None, {"device": "formula"})
+
+    def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+        """The uncached model."""
+        return self.evaluate(Policy.from_pattern("F" * self.num_steps), cases, max(1, timing_rounds))
+
+    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+        """A profile whose residuals follow the curve along one direction."""
+        position = np.concatenate([[1.0], 1.0 + np.cumsum(self.curve()[1:])])
+        progress = tuple(float(p) for p in np.linspace(0, 1, self.num_steps))
+        return Profile(
+            signature=ModelSignature(family="formula", transformer="Formula", num_steps=self.num_steps),
+            gram=np.outer(position, position)[None],
+            change=self.curve()[1:],
+            sensitivity=np.ones(self.num_steps),
+            calibration={
+                "step_table": Calibration(x=progress, y=tuple(float(v) for v in self.curve() * self.num_steps))
+            },
+            fit={"step_table": 1.0},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class FailingEvaluator:
+    """Wraps another evaluator and fails on chosen policies.
+
+    Attributes:
+        inner: does the work.
+        fails: whether to fail on a policy.
+        kill: end the process instead of raising.
+    """
+
+    inner: Evaluator
+    fails: Callable[[Policy], bool]
+    kill: bool = False
+
+    def evaluate(self, policy: Policy, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+        """Fail, or let the inner evaluator work."""
+        if self.fails(policy):
+            if self.kill:
+                os._exit(1)
+            raise RuntimeError("failing on purpose")
+        return self.inner.evaluate(policy, cases, timing_rounds)
+
+    def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+        """As the inner evaluator."""
+        return self.inner.baseline(cases, timing_rounds)
+
+    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+        """As the inner evaluator."""
+        return self.inner.profile(cases, sensitivity_cases)

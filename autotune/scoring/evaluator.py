@@ -1,0 +1,162 @@
+"""The evaluator: what a worker can do. One pipeline, loaded once, one policy after the other."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Protocol
+
+import diffusers
+import numpy as np
+import torch
+
+import xslim
+from autotune.scoring.case import Case
+from autotune.scoring.latency import a_a_floor, paired
+from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.metrics import FEATURE_NETS, PAIRED, paired_values
+from autotune.scoring.pipeline import ModelSpec, PipelineRunner
+from autotune.scoring.profile import Profile, take_profile
+from autotune.scoring.reference import ReferenceStore
+from xslim.policy.policy import Policy
+
+
+class Evaluator(Protocol):
+    """What the search asks of a worker."""
+
+    def evaluate(
+        self, policy: Policy, cases: Sequence[Case], timing_rounds: int
+    ) -> Measurement:
+        """Draw cases under a policy and measure quality, and latency in so many A B B A rounds."""
+        ...
+
+    def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+        """Measure the uncached model against itself: features of the references, and the A/A floor."""
+        ...
+
+    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+        """Take the profile."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatorSpec:
+    """How a worker builds its evaluator; small enough to send.
+
+    Attributes:
+        model: what is run.
+        net: folder of the metrics' network.
+        references: folder of the reference store.
+        threads: CPU threads of the worker; None leaves PyTorch's choice.
+    """
+
+    model: ModelSpec
+    net: str
+    references: str
+    threads: int | None = None
+
+    def build(self) -> Evaluator:
+        """Load the pipeline and the network."""
+        return PipelineEvaluator(self)
+
+
+class PipelineEvaluator:
+    """Runs a real pipeline.
+
+    Raises:
+        ConfigError: the model or the network cannot be loaded.
+    """
+
+    def __init__(self, spec: EvaluatorSpec) -> None:
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+        self._runner = PipelineRunner(spec.model)
+        self._net = FEATURE_NETS["digits"](Path(spec.net))
+        self._store = ReferenceStore(Path(spec.references), self._runner)
+        self._floor: Latency | None = None
+
+    def evaluate(
+        self, policy: Policy, cases: Sequence[Case], timing_rounds: int
+    ) -> Measurement:
+        """Measure a policy; the latency is paired with the uncached model on the first batch."""
+        quality = self._quality(policy, cases)
+        if timing_rounds == 0:
+            return Measurement(quality, environment=environment(self._runner))
+        batch = next(self._runner.batches(cases))
+        latency = paired(self._runner, batch, policy, timing_rounds, self._measured_floor(batch))
+        return Measurement(quality, latency, environment(self._runner))
+
+    def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+        """Measure the uncached model against itself; draws the references that are missing."""
+        quality = self._quality(None, cases)
+        self._floor = a_a_floor(self._runner, next(self._runner.batches(cases)), max(1, timing_rounds))
+        return Measurement(quality, self._floor, environment(self._runner))
+
+    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+        """Take the profile."""
+        return take_profile(self._runner, cases, sensitivity_cases)
+
+    def _measured_floor(self, batch: Sequence[Case]) -> float:
+        if self._floor is None:
+            self._floor = a_a_floor(self._runner, batch, 1)
+        return self._floor.floor
+
+    def _quality(self, policy: Policy | None, cases: Sequence[Case]) -> Quality:
+        rows: dict[str, list[np.ndarray]] = {name: [] for name in PAIRED}
+        features, traces, fractions, mismatches = [], [], [], []
+        held, drawing = 0, 0.0
+        for batch in self._runner.batches(cases):
+            reference = self._store.images(batch)
+            images = reference
+            if policy is not None:
+                start = time.perf_counter()
+                with xslim.attach(self._runner.pipe, policy, num_steps=self._runner.spec.num_steps) as session:
+                    images = self._runner.draw(batch)
+                drawing += time.perf_counter() - start
+                traces.append(session.trace.all_actions)
+                fractions.append((session.trace.compute_fraction, len(batch)))
+                mismatches += [r.mismatch for r in session.requests if r.mismatch is not None]
+                held = max(held, session.peak_held_bytes)
+            values, batch_features = paired_values(images, reference, self._net)
+            for name in PAIRED:
+                rows[name].append(values[name])
+            features.append(batch_features)
+        weights = sum(n for _, n in fractions)
+        return Quality(
+            cases=tuple(cases),
+            rows={name: np.concatenate(parts) for name, parts in rows.items()},
+            features=np.concatenate(features),
+            compute_fraction=sum(f * n for f, n in fractions) / weights if weights else 1.0,
+            actions=traces[0][0] if traces else "F" * self._runner.spec.num_steps,
+            trace_sha256=sha256(repr(traces).encode()).hexdigest(),
+            held_bytes=held,
+            mismatches=tuple(mismatches),
+            wall_s=drawing,
+        )
+
+
+def environment(runner: PipelineRunner) -> dict[str, str]:
+    """What the numbers were measured on; goes into presets."""
+    device = runner.device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return {
+        "device": name,
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "xslim": xslim.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()

@@ -1,0 +1,64 @@
+"""Paired latency: candidate and uncached model in turn on the same worker, A B B A.
+
+On a noisy machine the median of paired log-ratios varied by 0.9 % where sequential timing varied by 46 %
+(docs/log.md); so latency is only ever stated as such a ratio.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+import xslim
+from autotune.scoring.case import Case
+from autotune.scoring.measurement import Latency
+from autotune.scoring.pipeline import PipelineRunner
+from xslim.policy.policy import Policy
+
+
+def time_loop(runner: PipelineRunner, batch: Sequence[Case], policy: Policy | None) -> float:
+    """Seconds of one batch's denoising loop, uncached or under a policy."""
+    if policy is None:
+        with runner.loop_timer() as timer:
+            runner.draw(batch)
+            return timer.take()
+    with xslim.attach(runner.pipe, policy, num_steps=runner.spec.num_steps), runner.loop_timer() as timer:
+        runner.draw(batch)
+        return timer.take()
+
+
+def paired(
+    runner: PipelineRunner, batch: Sequence[Case], policy: Policy | None, rounds: int, floor: float
+) -> Latency:
+    """Time a policy against the uncached model in `rounds` rounds of A B B A.
+
+    Args:
+        runner: the loaded pipeline, detached.
+        batch: cases drawn at once.
+        policy: the candidate; None times the uncached model against itself.
+        rounds: each gives two pairs.
+        floor: the worker's A/A floor, carried along.
+    """
+    ratios, base, candidate = [], [], []
+    for _ in range(rounds):
+        order = [time_loop(runner, batch, p) for p in (None, policy, policy, None)]
+        ratios += [math.log(order[0] / order[1]), math.log(order[3] / order[2])]
+        base += [order[0], order[3]]
+        candidate += [order[1], order[2]]
+    return Latency(
+        log_ratios=tuple(ratios),
+        baseline_s=float(np.median(base)),
+        candidate_s=float(np.median(candidate)),
+        batch=len(batch),
+        floor=floor,
+    )
+
+
+def a_a_floor(runner: PipelineRunner, batch: Sequence[Case], rounds: int) -> Latency:
+    """Time the uncached model against itself; its floor is the largest deviation of a round from 1."""
+    latency = paired(runner, batch, None, rounds, 0.0)
+    ratios = np.asarray(latency.log_ratios).reshape(rounds, 2).mean(1)
+    floor = float(np.exp(np.abs(ratios).max()) - 1)
+    return Latency(latency.log_ratios, latency.baseline_s, latency.candidate_s, latency.batch, floor)

@@ -1,0 +1,82 @@
+"""Mean and covariance of a set of features: all that `fid` needs to know of a reference."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autotune.scoring.metrics.inputs import Features, FloatArray, feature_rows
+from xslim.errors import ConfigError
+
+KEYS = ("mean", "covariance", "n")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FeatureStats:
+    """Mean, covariance (divided by n - 1) and number of a set of feature vectors.
+
+    Shapes: mean [d]; covariance [d, d], symmetric.
+
+    Raises:
+        ConfigError: shapes that do not fit, n < 2, or a value that is not finite.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    n: int
+
+    def __post_init__(self) -> None:
+        d = self.mean.size
+        if self.mean.shape != (d,) or d < 1 or self.covariance.shape != (d, d):
+            raise ConfigError(
+                f"got mean {list(self.mean.shape)} and covariance {list(self.covariance.shape)}, "
+                "need [d] and [d, d]",
+                key="covariance",
+            )
+        if self.n < 2:
+            raise ConfigError(f"got {self.n}, need at least 2", key="n")
+        if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
+            raise ConfigError("got a value that is not finite", key="covariance")
+
+    @classmethod
+    def from_features(cls, features: Features) -> FeatureStats:
+        """Return the statistics of features.
+
+        Shapes: features [n, d], n >= 2.
+
+        Raises:
+            ConfigError: another shape, or a value that is not finite.
+        """
+        rows = feature_rows(features)
+        mean = rows.mean(0)
+        centred = rows - mean
+        return cls(mean, centred.T @ centred / (len(rows) - 1), len(rows))
+
+    def save(self, path: Path) -> None:
+        """Write the statistics to exactly `path`, as a compressed `.npz` without pickles."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:  # given a name, numpy would append .npz to it
+            np.savez_compressed(file, mean=self.mean, covariance=self.covariance, n=np.int64(self.n))
+
+    @classmethod
+    def load(cls, path: Path) -> FeatureStats:
+        """Return the statistics that `save` wrote.
+
+        Raises:
+            ConfigError: not such a file, or values that do not fit together.
+            OSError: the file cannot be read.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                mean, covariance, n = (file[key] for key in KEYS)
+        except (KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            raise ConfigError(
+                f"not an .npz with {', '.join(KEYS)}; write it with FeatureStats.save", source=str(path)
+            ) from error
+        try:
+            return cls(mean.astype(np.float64), covariance.astype(np.float64), int(n))
+        except ConfigError as error:
+            raise error.at(source=str(path)) from None

@@ -1,0 +1,220 @@
+"""The profile: one uncached pass that records residuals and signals, and how much each step matters.
+
+From it come the calibration of every signal to the true residual change, the step curve, and the cost
+of every static schedule under every predictor without running the transformer again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+import xslim
+from autotune.scoring.case import Case
+from autotune.scoring.pipeline import PipelineRunner
+from xslim.policy.calibration import Calibration
+from xslim.policy.policy import SIGNALS, Policy
+from xslim.policy.preset import ModelSignature
+from xslim.runtime.model import LiveModel
+from xslim.runtime.signature import describe_model
+
+CALIBRATION_POINTS = 9
+MEASURED = tuple(name for name in SIGNALS if name != "step_table")
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What one uncached pass tells.
+
+    Attributes:
+        signature: model and request that were profiled.
+        gram: inner products of the stack residuals of all steps, [rows, steps, steps].
+        change: relative L1 change of the residual against the previous step, [steps - 1], mean over rows.
+        sensitivity: error of the final picture per unit of residual error at each step, [steps].
+        calibration: signal -> points of its map to the change.
+        fit: signal -> rank correlation of the signal with the change.
+    """
+
+    signature: ModelSignature
+    gram: NDArray[np.float64]
+    change: NDArray[np.float64]
+    sensitivity: NDArray[np.float64]
+    calibration: dict[str, Calibration]
+    fit: dict[str, float]
+
+    @property
+    def num_steps(self) -> int:
+        """Denoising steps."""
+        return int(self.gram.shape[1])
+
+    def to_json(self) -> str:
+        """Return the profile as JSON; `from_json` reads it back."""
+        data = {
+            "signature": self.signature.to_data(),
+            "gram": self.gram.tolist(),
+            "change": self.change.tolist(),
+            "sensitivity": self.sensitivity.tolist(),
+            "calibration": {name: c.to_data() for name, c in self.calibration.items()},
+            "fit": self.fit,
+        }
+        return json.dumps(data)
+
+    @classmethod
+    def from_json(cls, text: str) -> Profile:
+        """Read what `to_json` wrote."""
+        data = json.loads(text)
+        return cls(
+            signature=ModelSignature.parse(data["signature"]),
+            gram=np.asarray(data["gram"]),
+            change=np.asarray(data["change"]),
+            sensitivity=np.asarray(data["sensitivity"]),
+            calibration={name: Calibration.parse(c) for name, c in data["calibration"].items()},
+            fit=data["fit"],
+        )
+
+
+def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+    """Profile a pipeline on some cases; the model must be detached.
+
+    Args:
+        runner: the loaded pipeline.
+        cases: drawn in batches of the runner's size.
+        sensitivity_cases: of these, how many are drawn once more for every step.
+    """
+    grams, changes, readings = [], [], []
+    latent_shape: tuple[int, ...] = ()
+    for batch in runner.batches(cases):
+        with record_residuals(runner) as recorded:
+            readings.append(_readings(runner, batch))
+        stacked = torch.stack(recorded.residuals)  # [steps, rows, tokens, dim]
+        latent_shape = recorded.latent_shape
+        flat = stacked.flatten(2).double().transpose(0, 1)  # [rows, steps, tokens * dim]
+        grams.append((flat @ flat.transpose(1, 2)).numpy())
+        delta = (stacked[1:] - stacked[:-1]).abs().flatten(2).mean(2)
+        changes.append((delta / stacked[:-1].abs().flatten(2).mean(2)).double().numpy())
+    gram = np.concatenate(grams)
+    change = np.concatenate(changes, axis=1)  # [steps - 1, rows]
+    signals = {name: np.concatenate([r[name] for r in readings], axis=1) for name in readings[0]}
+    calibration, fit = _calibrate(signals, change)
+    model = LiveModel(runner.pipe.transformer)
+    signature = describe_model(
+        model.adapter.family,
+        runner.pipe.transformer,
+        runner.pipe.scheduler,
+        runner.spec.num_steps,
+        latent_shape,
+        runner.spec.guidance_scale,
+    )
+    sensitivity = _sensitivity(runner, tuple(cases)[:sensitivity_cases], gram)
+    return Profile(signature, gram, change.mean(1), sensitivity, calibration, fit)
+
+
+class Recorded:
+    """Stack residuals of every call, and the latent's shape."""
+
+    def __init__(self) -> None:
+        self.residuals: list[Tensor] = []  # each [rows, tokens, dim], fp32 on the CPU
+        self.latent_shape: tuple[int, ...] = ()
+
+
+@contextmanager
+def record_residuals(runner: PipelineRunner) -> Iterator[Recorded]:
+    """Record what the stack of blocks adds, call by call, with plain PyTorch hooks."""
+    model = LiveModel(runner.pipe.transformer)
+    recorded = Recorded()
+    entered: list[Tensor] = []
+
+    def before(_: Any, args: Any, kwargs: Any) -> None:
+        arguments = model.block_arguments(0, args, kwargs)
+        entered[:] = [arguments[model.adapter.hidden]]
+
+    def after(_: Any, args: Any, kwargs: Any, output: Tensor) -> None:
+        recorded.residuals.append((output - entered[0]).float().cpu())
+
+    def root(_: Any, args: Any, kwargs: Any) -> None:
+        recorded.latent_shape = tuple(model.root_arguments(args, kwargs)[model.adapter.latent].shape)
+
+    handles = [
+        model.blocks[0].register_forward_pre_hook(before, with_kwargs=True),
+        model.blocks[-1].register_forward_hook(after, with_kwargs=True),
+        model.transformer.register_forward_pre_hook(root, with_kwargs=True),
+    ]
+    try:
+        yield recorded
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _readings(runner: PipelineRunner, batch: Sequence[Case]) -> dict[str, NDArray[np.float64]]:
+    """Draw a batch with every step full and all signals measured: signal -> [steps - 1, rows], NaN where undefined."""
+    policy = Policy.parse(
+        {
+            "controller": {"kind": "dual-threshold", "critical": 0.0, "polish": []},
+            "indicator": {"signals": dict.fromkeys(MEASURED, 1.0)},
+        }
+    )
+    with xslim.attach(runner.pipe, policy, num_steps=runner.spec.num_steps) as session:
+        runner.draw(batch)
+    records = session.trace.records[1:]
+    return {
+        name: np.array([[row.get(name, np.nan) for row in record.readings] for record in records])
+        for name in MEASURED
+    }
+
+
+def _calibrate(
+    signals: dict[str, NDArray[np.float64]], change: NDArray[np.float64]
+) -> tuple[dict[str, Calibration], dict[str, float]]:
+    """Fit a monotone map from each signal to the residual's change; and the step table."""
+    from scipy.stats import spearmanr
+    from sklearn.isotonic import IsotonicRegression
+
+    calibration, fit = {}, {}
+    for name, values in signals.items():
+        known = np.isfinite(values)
+        x, y = values[known], change[known]
+        fitted = IsotonicRegression(out_of_bounds="clip").fit(x, y)
+        points = np.unique(np.quantile(x, np.linspace(0, 1, CALIBRATION_POINTS)))
+        if len(points) < 2:
+            continue
+        calibration[name] = Calibration(
+            x=tuple(float(p) for p in points), y=tuple(float(v) for v in fitted.predict(points))
+        )
+        fit[name] = float(spearmanr(x, y).statistic)
+    steps = len(change) + 1
+    curve = change.mean(1)
+    progress = tuple(round(s / (steps - 1), 6) for s in range(steps))
+    table = (float(curve[0]), *map(float, curve))
+    calibration["step_table"] = Calibration(x=progress, y=tuple(round(v * steps, 6) for v in table))
+    fit["step_table"] = float(spearmanr(np.repeat(curve, change.shape[1]), change.ravel()).statistic)
+    return calibration, fit
+
+
+def _sensitivity(
+    runner: PipelineRunner, cases: Sequence[Case], gram: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Picture error per unit of residual error, measured by holding the residual at one step at a time."""
+    steps = runner.spec.num_steps
+    reference = runner.draw(cases)
+    # length of the residual's change at each step, over the rows of all profiled cases
+    diagonal = np.einsum("rii->ri", gram)
+    off = np.einsum("rii->ri", gram[:, 1:, :-1])
+    lengths = np.sqrt(np.maximum(diagonal[:, 1:] + diagonal[:, :-1] - 2 * off, 1e-12)).mean(0)
+    result = np.zeros(steps)
+    for step in range(1, steps):
+        pattern = "F" * step + "." + "F" * (steps - step - 1)
+        with xslim.attach(runner.pipe, Policy.from_pattern(pattern), num_steps=steps):
+            drawn = runner.draw(cases)
+        error = float((drawn - reference).square().mean().sqrt())
+        result[step] = error / lengths[step - 1]
+    result[0] = result[1]
+    return result

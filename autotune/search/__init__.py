@@ -1,0 +1,1 @@
+"""Layer 4: proposes policies, has them measured, keeps the results, exports presets."""
