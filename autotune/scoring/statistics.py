@@ -87,7 +87,7 @@ def summarise(rows: Mapping[str, npt.ArrayLike], seed: int = 0) -> dict[str, Sum
         ConfigError: an unknown or a set metric, lengths that differ, or values that `mean_ci95` refuses.
     """
     summary: dict[str, SummaryEntry] = {}
-    lengths = {name: np.size(values) for name, values in rows.items()}
+    lengths = {name: np.asarray(values).size for name, values in rows.items()}
     if len(set(lengths.values())) > 1:
         raise ConfigError(f"got {lengths} values, need one a picture", key="rows")
     for name, given in rows.items():

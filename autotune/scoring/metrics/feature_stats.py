@@ -70,13 +70,15 @@ class FeatureStats:
             OSError: the file cannot be read.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
-                mean, covariance, n = (file[key] for key in KEYS)
+            # Opened here: numpy leaves a broken file open.
+            with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
+                mean, covariance, n = (file[key].astype(np.float64) for key in KEYS)
+                count = int(n)
         except (KeyError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
             raise ConfigError(
                 f"not an .npz with {', '.join(KEYS)}; write it with FeatureStats.save", source=str(path)
             ) from error
         try:
-            return cls(mean.astype(np.float64), covariance.astype(np.float64), int(n))
+            return cls(mean, covariance, count)
         except ConfigError as error:
             raise error.at(source=str(path)) from None

@@ -73,10 +73,11 @@ def digits_features(images: Tensor, net: DigitsClassifier) -> Tensor:
     device = next(net.parameters()).device
     batches = torch.split(unit_images(images, dtype=torch.float32), BATCH)
     with torch.no_grad():
-        features: list[Tensor] = [net(x.to(device)).features.float().cpu() for x in batches]
-    return torch.cat(features)
+        features: Tensor = torch.cat([net(x.to(device)).features.float().cpu() for x in batches])
+    return features
 
 
 def _unit(maps: Tensor) -> Tensor:
     maps = maps.double()
-    return maps / (torch.linalg.vector_norm(maps, dim=1, keepdim=True) + EPSILON)
+    length: Tensor = torch.linalg.vector_norm(maps, dim=1, keepdim=True)
+    return maps / (length + EPSILON)

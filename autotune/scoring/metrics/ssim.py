@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from autotune.scoring.metrics.inputs import image_pair
 from xslim.errors import ConfigError
 
-WINDOW = 11  # the window of the original, with SIGMA; torchmetrics and scikit-image derive it from SIGMA
+WINDOW = 11  # this and the next three are the constants of the original
 SIGMA = 1.5
+C1 = 0.01**2  # for data range 1
+C2 = 0.03**2
 CHUNK_VALUES = 2**20  # bounds the working copies to about 100 MB; the result does not depend on it
 
 
@@ -18,27 +21,43 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     """Return the mean structural similarity of each picture, at most 1.
 
     Gaussian window of 11 pixels, sigma 1.5, data range 1, K = (0.01, 0.03), channels averaged. As in the
-    original only windows that lie within the picture count, so scikit-image gives the same value;
-    torchmetrics' own mean also counts windows over a mirrored border.
+    original only windows that lie within the picture count, as in scikit-image's mean; torchmetrics' mean
+    also counts windows over a mirrored border. Float64, because in float32 the variances cancel to errors
+    of 1e-4 on bright flat areas; separable, which makes that faster than torchmetrics' 2-D convolution.
 
     Shapes: images, reference [n, c, h, w], uint8 or floats in [0, 1], h and w at least 11 -> [n] float64.
 
     Raises:
         ConfigError: shapes differ, a side is shorter than the window, or values are out of range.
 
-    Source: Wang et al., IEEE TIP 13(4), 2004 (doi:10.1109/TIP.2003.819861), eq. 13 to 17; also
+    Source: Wang et al., IEEE TIP 13(4), 2004 (doi:10.1109/TIP.2003.819861), eq. 13 to 17; see also
         arXiv:2006.13846.
     """
     a, b = image_pair(images, reference)
     if min(a.shape[-2:]) < WINDOW:
         raise ConfigError(f"got {list(a.shape)}, need sides of at least {WINDOW} pixels", key="images")
-    edge = WINDOW // 2
     chunk = max(1, CHUNK_VALUES // a[0].numel())
-    values = []
-    for x, y in zip(torch.split(a, chunk), torch.split(b, chunk), strict=True):
-        image: Tensor
-        _, image = structural_similarity_index_measure(
-            x, y, sigma=SIGMA, data_range=1.0, reduction="none", return_full_image=True
-        )
-        values.append(image[..., edge:-edge, edge:-edge].flatten(1).mean(1))
-    return torch.cat(values).clamp(max=1.0)  # rounding exceeds 1 on flat pictures
+    pairs = zip(torch.split(a, chunk), torch.split(b, chunk), strict=True)
+    values = torch.cat([_similarity(x, y).flatten(1).mean(1) for x, y in pairs])
+    return values.clamp(max=1.0)  # against rounding
+
+
+def _similarity(x: Tensor, y: Tensor) -> Tensor:
+    """Return the similarity at each window: [n, c, h - 10, w - 10]."""
+    mean_x, mean_y = _blur(x), _blur(y)
+    variance_x, variance_y = _blur(x * x) - mean_x**2, _blur(y * y) - mean_y**2
+    covariance = _blur(x * y) - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + C1) / (mean_x**2 + mean_y**2 + C1)
+    return luminance * (2 * covariance + C2) / (variance_x + variance_y + C2)
+
+
+def _blur(x: Tensor) -> Tensor:
+    """Filter with the window along both axes, without padding."""
+    weights = [math.exp(-((i - WINDOW // 2) ** 2) / (2 * SIGMA**2)) for i in range(WINDOW)]
+    for axis in (-1, -2):
+        size = x.shape[axis] - WINDOW + 1
+        total = x.narrow(axis, 0, size) * (weights[0] / sum(weights))
+        for i, weight in enumerate(weights[1:], 1):
+            total.add_(x.narrow(axis, i, size), alpha=weight / sum(weights))
+        x = total
+    return x
