@@ -1,0 +1,210 @@
+"""psnr, ssim and lpips against second implementations, and their edge cases."""
+
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from autotune.scoring.metrics import PSNR_CAP_DB, lpips_digits, lpips_digits_of_images, psnr, ssim
+from autotune.scoring.metrics.lpips_digits import BATCH, digits_features
+from autotune.scoring.nets.digits import DigitsClassifier
+from xslim.errors import ConfigError
+
+SHAPES = [(5, 1, 32, 32), (3, 3, 24, 40), (2, 1, 11, 11)]
+
+
+def pair(shape, sigma=0.1):
+    generator = torch.Generator().manual_seed(sum(shape))
+    reference = torch.rand(shape, generator=generator, dtype=torch.float64)
+    noise = torch.randn(shape, generator=generator, dtype=torch.float64)
+    return (reference + sigma * noise).clamp(0, 1), reference
+
+
+@pytest.fixture(scope="module")
+def net():
+    torch.manual_seed(0)
+    return DigitsClassifier().eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_psnr_is_scikit_images(shape):
+    a, b = pair(shape)
+    expected = [
+        peak_signal_noise_ratio(y.numpy(), x.numpy(), data_range=1) for x, y in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(psnr(a, b), expected, rtol=1e-12)
+
+
+def test_psnr_of_bytes_does_not_wrap():
+    reference = torch.full((1, 1, 8, 8), 250, dtype=torch.uint8)
+    images = torch.full((1, 1, 8, 8), 10, dtype=torch.uint8)
+    expected = 20 * math.log10(255 / 240)
+    assert float(psnr(images, reference)) == pytest.approx(expected)
+    assert float(psnr(reference, images)) == pytest.approx(expected)
+    # An error of 16 squares to 256, which is 0 in 8 bits.
+    assert float(psnr(images + 16, images)) == pytest.approx(20 * math.log10(255 / 16))
+
+
+def test_psnr_is_capped_and_the_cap_is_not_reached_by_one_level_of_one_pixel():
+    reference = torch.full((2, 1, 32, 32), 100, dtype=torch.uint8)
+    images = reference.clone()
+    images[1, 0, 3, 3] += 1
+    values = psnr(images, reference)
+    assert float(values[0]) == PSNR_CAP_DB
+    assert float(values[1]) == pytest.approx(20 * math.log10(255) + 10 * math.log10(32 * 32))
+    tiny = torch.zeros(1, 1, 8, 8)
+    assert float(psnr(tiny + 1e-7, tiny)) == PSNR_CAP_DB
+
+
+def test_psnr_is_per_image_not_pooled():
+    a, b = pair((2, 1, 16, 16))
+    a[0] = b[0]
+    values = psnr(a, b)
+    assert float(values[0]) == PSNR_CAP_DB
+    assert float(values[1]) < 30
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("sigma", [0.02, 0.3])
+def test_ssim_is_scikit_images(shape, sigma):
+    a, b = pair(shape, sigma)
+    expected = [
+        structural_similarity(
+            x.numpy(),
+            y.numpy(),
+            data_range=1,
+            channel_axis=0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        for x, y in zip(a, b, strict=True)
+    ]
+    np.testing.assert_allclose(ssim(a, b), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ssim_is_torchmetrics_within_the_border(shape):
+    a, b = pair(shape)
+    _, image = structural_similarity_index_measure(
+        a, b, sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )
+    np.testing.assert_allclose(ssim(a, b), image[..., 5:-5, 5:-5].flatten(1).mean(1), rtol=1e-9)
+
+
+def test_ssim_does_not_depend_on_the_chunk(monkeypatch):
+    a, b = pair((7, 1, 32, 32))
+    whole = ssim(a, b)
+    monkeypatch.setattr(sys.modules[ssim.__module__], "CHUNK_VALUES", 3000)
+    np.testing.assert_allclose(ssim(a, b), whole, rtol=1e-12)
+
+
+def test_ssim_of_flat_pictures():
+    flat = torch.full((1, 1, 32, 32), 0.3)
+    assert float(ssim(flat, flat)) == pytest.approx(1, abs=1e-12)
+    # With no variance only the luminance term is left: (2ab + c1) / (a² + b² + c1).
+    expected = (2 * 0.3 * 0.6 + 1e-4) / (0.09 + 0.36 + 1e-4)
+    assert float(ssim(flat, flat * 2)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_ssim_refuses_pictures_smaller_than_its_window():
+    small = torch.zeros(1, 1, 10, 32)
+    with pytest.raises(ConfigError, match="at least 11"):
+        ssim(small, small)
+
+
+@pytest.mark.parametrize("function", [psnr, ssim])
+@pytest.mark.parametrize(
+    ("images", "match"),
+    [
+        (torch.zeros(1, 32, 32), r"\[n, c, h, w\]"),
+        (torch.zeros(0, 1, 32, 32), "n > 0"),
+        (torch.zeros(1, 1, 32, 32, dtype=torch.int64), "uint8"),
+        (torch.full((1, 1, 32, 32), 255.0), "clamp"),
+        (torch.full((1, 1, 32, 32), -1.0), "clamp"),
+        (torch.full((1, 1, 32, 32), torch.nan), "nan"),
+    ],
+)
+def test_wrong_pictures_are_refused(function, images, match):
+    with pytest.raises(ConfigError, match=match):
+        function(images, images)
+
+
+def test_errors_name_the_argument():
+    good, bad = torch.zeros(1, 1, 32, 32), torch.full((1, 1, 32, 32), 2.0)
+    with pytest.raises(ConfigError) as caught:
+        psnr(good, bad)
+    assert caught.value.key == "reference"
+
+
+def test_lpips_is_the_formula_position_by_position():
+    generator = torch.Generator().manual_seed(5)
+    shapes = [(2, 4, 3, 3), (2, 6, 2, 2)]
+    a = tuple(torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    b = tuple(torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    a[0][0, :, 1, 1] = 0  # a dead position
+    expected = np.zeros(2)
+    for x, y in zip(a, b, strict=True):
+        n, _, height, width = x.shape
+        for i in range(n):
+            total = 0.0
+            for row in range(height):
+                for column in range(width):
+                    u, v = x[i, :, row, column].numpy(), y[i, :, row, column].numpy()
+                    u, v = (w / (np.sqrt((w * w).sum()) + 1e-10) for w in (u, v))
+                    total += ((u - v) ** 2).sum()
+            expected[i] += total / (height * width) / len(shapes)
+    np.testing.assert_allclose(lpips_digits(a, b), expected, rtol=1e-12)
+
+
+def test_lpips_is_torchmetrics_distance_with_unit_weights():
+    lpips = pytest.importorskip("torchmetrics.functional.image.lpips")
+    a, b = (torch.rand(2, 5, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    difference = (lpips._normalize_tensor(a) - lpips._normalize_tensor(b)) ** 2
+    expected = lpips._spatial_average(difference.sum(1, keepdim=True), keep_dim=False).flatten()
+    np.testing.assert_allclose(lpips_digits((a,), (b,)), expected, rtol=1e-5)
+
+
+def test_lpips_ignores_the_scale_of_a_map_and_is_at_most_4():
+    a = (torch.rand(2, 5, 4, 4),)
+    assert lpips_digits(a, (a[0] * 3,)).max() < 1e-12
+    np.testing.assert_allclose(lpips_digits(a, (-a[0],)), 4.0, rtol=1e-6)
+
+
+def test_lpips_of_half_precision_maps():
+    a, b = (torch.rand(2, 5, 4, 4, generator=torch.Generator().manual_seed(i)) for i in (0, 1))
+    np.testing.assert_allclose(lpips_digits((a.half(),), (b.half(),)), lpips_digits((a,), (b,)), rtol=0.01)
+
+
+def test_lpips_refuses_what_does_not_fit():
+    maps = (torch.rand(2, 5, 4, 4),)
+    for other in ((), (torch.rand(2, 5, 4, 5),), maps * 2):
+        with pytest.raises(ConfigError, match="shapes"):
+            lpips_digits(maps, other)
+    with pytest.raises(ConfigError, match="at least one"):
+        lpips_digits((), ())
+    with pytest.raises(ConfigError, match="not finite"):
+        lpips_digits(maps, (maps[0] * torch.nan,))
+
+
+def test_lpips_of_images_runs_in_batches(net):
+    n = BATCH + 3
+    a, b = pair((n, 1, 32, 32))
+    values = lpips_digits_of_images(a, b, net)
+    assert values.shape == (n,)
+    assert not values.requires_grad
+    whole = lpips_digits(net(a.float()).maps, net(b.float()).maps)
+    np.testing.assert_allclose(values, whole, rtol=1e-4)
+    features = digits_features(a, net)
+    assert features.shape == (n, 64)
+    np.testing.assert_allclose(features, net(a.float()).features, rtol=1e-4, atol=1e-6)
+
+
+def test_lpips_of_images_of_bytes_and_colour(net):
+    images = (torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(6)) * 255).to(torch.uint8)
+    assert lpips_digits_of_images(images, images, net).max() == 0
+    assert lpips_digits_of_images(images, 255 - images, net).min() > 0
