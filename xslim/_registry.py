@@ -24,6 +24,9 @@ class Registry(Mapping[str, T]):
             raise self._error(f"unknown {self._what} {name!r}; {suggest(name, self._items)}")
         return self._items[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._items
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._items)
 

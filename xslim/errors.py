@@ -10,6 +10,8 @@ XSlimError
 
 from __future__ import annotations
 
+MAX_LINE = 1_000  # characters; a long path and a long key fit
+
 
 class XSlimError(Exception):
     """Root of every error of ours."""
@@ -31,7 +33,10 @@ class ConfigError(XSlimError, ValueError):
         super().__init__(problem)
 
     def __str__(self) -> str:
-        return ": ".join(part for part in (self.source, self.key, self.problem) if part)
+        line = ": ".join(part for part in (self.source, self.key, self.problem) if part)
+        # keys and values come from files: nothing in them may break the line or reach the terminal
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+        return line if len(line) <= MAX_LINE else f"{line[: MAX_LINE - 1]}…"
 
     def at(self, *, key: str | None = None, source: str | None = None) -> ConfigError:
         """Return the same error with another key or source."""

@@ -100,7 +100,7 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
     cause = first.get("ctx", {}).get("error")
     path = [str(part) for part in first["loc"]]
     fields = _fields_at(model, path[:-1]) if first["type"] == "extra_forbidden" else ()
-    key = ".".join(_without_tags(model, path))
+    key = ".".join([*_without_tags(model, path[:-1]), path[-1]] if fields else _without_tags(model, path))
     if isinstance(cause, ConfigError):
         return cause.at(key=".".join(part for part in (key, cause.key) if part))
     if first["type"] == "extra_forbidden":
@@ -189,6 +189,18 @@ class _PlainLoader(yaml.SafeLoader):
         return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
 
 
+PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
+_PlainLoader.yaml_constructors = {  # no dates, sets, bytes: they have no equal in JSON
+    tag: make
+    for tag, make in yaml.SafeLoader.yaml_constructors.items()
+    if tag is None or tag.rpartition(":")[2] in PLAIN_TAGS
+}
+_PlainLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] in PLAIN_TAGS]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def parse_yaml(text: str, source: str | None = None) -> object:
     """Parse plain YAML.
 
@@ -218,8 +230,8 @@ def read_yaml(path: str | Path) -> object:
     try:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL
+        reason = (getattr(error, "strerror", None) or str(error)).lower()
         raise ConfigError(f"cannot read: {reason}; check the path", source=source) from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"larger than {MAX_BYTES} bytes", source=source)
@@ -236,12 +248,13 @@ def dump_yaml(data: object) -> str:
 
 
 class _PlainDumper(yaml.SafeDumper):
-    def represent_list(self, data: list[object]) -> yaml.Node:
-        flat = all(not isinstance(item, list | dict) for item in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
-
     def ignore_aliases(self, data: object) -> bool:
         return True
 
 
-_PlainDumper.add_representer(list, _PlainDumper.represent_list)
+def _represent_list(dumper: yaml.SafeDumper, data: list[object]) -> yaml.Node:
+    flat = all(not isinstance(item, list | dict) for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=flat)
+
+
+_PlainDumper.add_representer(list, _represent_list)

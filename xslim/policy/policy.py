@@ -237,11 +237,13 @@ class Policy(Document):
         if isinstance(predictor, str):
             predictor = {"kind": predictor}
         threshold = dict(block_threshold) if isinstance(block_threshold, Mapping) else block_threshold
-        return cls(
-            controller={"kind": "pattern", "steps": steps},
-            block={"threshold": threshold, "start_block": start_block},
-            token={"budget": token_ratio},
-            predictor=predictor if isinstance(predictor, Predictor) else dict(predictor),
+        return cls.parse(
+            {
+                "controller": {"kind": "pattern", "steps": steps},
+                "block": {"threshold": threshold, "start_block": start_block},
+                "token": {"budget": token_ratio},
+                "predictor": predictor if isinstance(predictor, Predictor) else dict(predictor),
+            }
         )
 
     @property

@@ -84,6 +84,8 @@ def config_sha256(config: Mapping[str, object]) -> str:
 def shipped_presets() -> tuple[str, ...]:
     """Names of the presets in the package, such as `dit-digits/balanced`."""
     root = resources.files("xslim.policy").joinpath("presets")
+    if not root.is_dir():
+        return ()
     return tuple(
         sorted(
             f"{folder.name}/{file.name.removesuffix('.yaml')}"
@@ -109,7 +111,7 @@ def load_preset(name: str | Path) -> Preset:
     if isinstance(name, str) and text in shipped_presets():
         file = resources.files("xslim.policy").joinpath("presets", *f"{text}.yaml".split("/"))
         data = parse_yaml(file.read_text(encoding="utf-8"), source=text)
-    elif isinstance(name, str) and not Path(text).suffix and not Path(text).exists():
+    elif isinstance(name, str) and not Path(text).suffix and not os.path.exists(text):
         raise ConfigError(f"no file and no shipped preset; {suggest(text, shipped_presets())}", source=text)
     else:
         data = read_yaml(name)
@@ -152,4 +154,5 @@ def save_preset(preset: Preset, path: str | Path) -> None:
             Path(part).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ConfigError(f"cannot write: {error.strerror}; choose another folder", source=str(path)) from None
+        problem = f"cannot write: {error.strerror}; choose another folder"
+        raise ConfigError(problem, source=str(path)) from None

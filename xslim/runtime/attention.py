@@ -63,7 +63,7 @@ class RefreshKeysValues(KeepKeysValues):
         self._index = index
 
     def attend(self, key: Tensor, value: Tensor) -> KeyValue:
-        return tuple(
-            old.scatter(2, self._index[:, None, :, None].expand_as(new), new)
-            for old, new in zip(self._old, (key, value), strict=True)
-        )  # type: ignore[return-value]
+        """Return the kept keys and values with the fresh ones written in."""
+        index = self._index[:, None, :, None].expand_as(key)
+        old_key, old_value = self._old
+        return old_key.scatter(2, index, key), old_value.scatter(2, index, value)

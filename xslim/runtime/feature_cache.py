@@ -40,6 +40,13 @@ class ResidualHistory:
         for row in rows.members:
             self.times[row] = [time, *self.times[row]][: self._capacity]
 
+    def restart(self, rows: Rows) -> None:
+        """Forget all but the newest residual of some samples, so that nothing older is read again."""
+        for older in self._slots[1:]:
+            rows.put(older, rows.take(self._slots[0]))
+        for row in rows.members:
+            del self.times[row][1:]
+
     def _shift(self, rows: Rows) -> None:
         if len(self._slots) < self._capacity:
             self._slots.append(self._slots[-1].clone())
@@ -52,7 +59,7 @@ class ResidualHistory:
         return self._slots[0]
 
     def change(self) -> Tensor | None:
-        """Mean absolute change of the last two residuals per token, [batch, tokens]; None before the second."""
+        """Mean |change| of the last two residuals per token [batch, tokens]; None before the second."""
         if len(self._slots) < 2:
             return None
         return (self._slots[0] - self._slots[1]).abs().mean(-1)

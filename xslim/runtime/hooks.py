@@ -27,12 +27,12 @@ class Listener(Protocol):
         ...
 
 
-class _NoState(BaseState):
+class _NoState(BaseState):  # type: ignore[misc]  # diffusers ships no types
     def reset(self, *args: Any, **kwargs: Any) -> None:
         """Nothing: the session keeps its own state."""
 
 
-class _TransformerHook(ModelHook):
+class _TransformerHook(ModelHook):  # type: ignore[misc]
     """Sees every call of the transformer, and the branch name that a pipeline sets."""
 
     _is_stateful = True
@@ -52,7 +52,7 @@ class _TransformerHook(ModelHook):
         return module
 
 
-class _BlockHook(ModelHook):
+class _BlockHook(ModelHook):  # type: ignore[misc]
     """Sees every call of one block."""
 
     def __init__(self, listener: Listener, block: int) -> None:
@@ -60,7 +60,8 @@ class _BlockHook(ModelHook):
         self._listener = listener
         self._block = block
 
-    @torch.compiler.disable(recursive=False)  # keeps the graphs of compiled blocks whole
+    # keeps the graphs of compiled blocks whole
+    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator,no-untyped-call]
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self._listener.on_block(self._block, self.fn_ref.original_forward, args, kwargs)
 
@@ -75,9 +76,6 @@ class Installation:
     def __init__(self, model: LiveModel, listener: Listener) -> None:
         self._model = model
         self._touched: list[tuple[nn.Module, bool, bool]] = []
-        registry = getattr(model.transformer, "_diffusers_hook", None)
-        if registry is not None and registry.get_hook(HOOK_NAME) is not None:
-            raise AttachError("a session is attached to this model; detach it first")
         try:
             self._add(model.transformer, _TransformerHook(listener))
             for index, block in enumerate(model.blocks):
@@ -85,9 +83,12 @@ class Installation:
         except BaseException:
             self.remove()
             raise
-        model.transformer._diffusers_hook.invalidate_child_registries_cache()
+        self._refresh_registries()
 
     def _add(self, module: nn.Module, hook: ModelHook) -> None:
+        registry = getattr(module, "_diffusers_hook", None)
+        if registry is not None and registry.get_hook(HOOK_NAME) is not None:
+            raise AttachError("a session is attached to this model or shares its blocks; detach it first")
         had = ("forward" in module.__dict__, hasattr(module, "_diffusers_hook"))
         self._touched.append((module, *had))
         HookRegistry.check_if_exists_or_initialize(module).register_hook(hook, HOOK_NAME)
@@ -106,6 +107,10 @@ class Installation:
             if not had_registry:
                 del module._diffusers_hook
         self._touched.clear()
+        self._refresh_registries()
+
+    def _refresh_registries(self) -> None:
+        """Make diffusers forget which blocks carried hooks."""
         registry = getattr(self._model.transformer, "_diffusers_hook", None)
         if registry is not None:
             registry.invalidate_child_registries_cache()

@@ -17,7 +17,7 @@ FLOPS_PER_MAC = 2
 
 def _cpu_flash(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
     """Formula of the CPU's fused attention, which PyTorch's counter leaves out."""
-    return sdpa_flop_count(query, key, value)
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
 
 
 FORMULAS = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _cpu_flash}
@@ -65,7 +65,7 @@ def count(call: Callable[[], object]) -> float:
     """MACs of a call whose tensors are all fake."""
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
         call()
-    return counter.get_total_flops() / FLOPS_PER_MAC
+    return float(counter.get_total_flops()) / FLOPS_PER_MAC
 
 
 def first_row(value: Any, rows: int) -> Any:
@@ -104,7 +104,9 @@ def _split(forward: Callable[..., object], arguments: Mapping[str, Any]) -> tupl
     return (sum(by_op.values()) - attention) / FLOPS_PER_MAC, attention / FLOPS_PER_MAC
 
 
-def fake_arguments(rows: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any, FakeTensorMode]:
+def fake_arguments(
+    rows: int, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, Any, FakeTensorMode]:
     """Return fake copies of one sample of a call's arguments, and their mode."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
@@ -115,6 +117,14 @@ def fake_arguments(rows: int, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     return tree_map(convert, tuple(args)), tree_map(convert, dict(kwargs)), mode
 
 
-def submodule(module: nn.Module, path: str) -> nn.Module:
-    """Return a submodule by its dotted path."""
-    return module.get_submodule(path)
+def bare_copy(module: nn.Module) -> nn.Module:
+    """Copy a tree of modules: same parameters, no hooks, forwards as the classes define them."""
+    bare = type(module).__new__(type(module))
+    plain = nn.Module().__dict__
+    hooks = {name: value for name, value in plain.items() if name.endswith(("_hooks", "_hooks_with_kwargs"))}
+    bare.__dict__.update({**module.__dict__, **hooks, "_compiled_call_impl": None})
+    bare.__dict__.pop("forward", None)
+    bare.__dict__["_modules"] = {
+        name: None if child is None else bare_copy(child) for name, child in module._modules.items()
+    }
+    return bare

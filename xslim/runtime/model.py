@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from xslim.errors import UnsupportedModelError
 from xslim.runtime.adapters import ADAPTERS, BlockAdapter
-from xslim.runtime.macs import MacsTable, count, count_block, fake_arguments
+from xslim.runtime.macs import MacsTable, bare_copy, count, count_block, fake_arguments
 
 
 class LiveModel:
@@ -54,38 +56,40 @@ class LiveModel:
         """Return the first block's modulated input from its arguments."""
         call = self.adapter.modulation
         norm = self.blocks[0].get_submodule(call.path)
-        result = norm(**{name: arguments[source] for name, source in call.arguments})
+        given = {name: arguments[source] for name, source in call.arguments}
+        if call.dtype_argument is not None:
+            given[call.dtype_argument] = arguments[self.adapter.hidden].dtype
+        result = norm(**given)
         tensor: Tensor = result[0] if isinstance(result, tuple) else result
         return tensor
 
-    def count_macs(
-        self, rows: int, args: Sequence[Any], kwargs: Mapping[str, Any], on_block: Callable[..., Any]
-    ) -> MacsTable:
-        """Count the MACs of a call on fake tensors.
+    def count_macs(self, rows: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> MacsTable:
+        """Count the MACs of a call on fake tensors, with nobody's hooks running.
 
         Args:
             rows: samples in the call.
             args: positional arguments of the transformer.
             kwargs: its keyword arguments.
-            on_block: setter that makes the block hooks report their calls to a function
-                (block, forward, arguments) instead of applying the policy.
         """
-        blocks: dict[int, Any] = {}
-        modulation = 0.0
-
-        def note(block: int, forward: Callable[..., Any], arguments: dict[str, Any]) -> None:
-            nonlocal modulation
-            blocks[block] = count_block(forward, arguments, self.adapter.hidden)
-            if block == 0:
-                modulation = count(lambda: self.modulated(arguments))
-
+        bare = LiveModel(bare_copy(self.transformer))
+        calls: dict[int, dict[str, Any]] = {}
         fake_args, fake_kwargs, mode = fake_arguments(rows, args, kwargs)
-        forward = type(self.transformer).forward
-        with mode, on_block(None):
-            total = count(lambda: forward(self.transformer, *fake_args, **fake_kwargs))
-        with mode, on_block(note):
-            forward(self.transformer, *fake_args, **fake_kwargs)
-        return MacsTable(total, tuple(blocks[i] for i in range(len(self.blocks))), modulation)
+        with mode, torch.no_grad():
+            total = count(lambda: bare.transformer(*fake_args, **fake_kwargs))
+            for index, block in enumerate(bare.blocks):
+                note = partial(_note_call, calls, bare, index)
+                block.register_forward_pre_hook(note, with_kwargs=True)
+            bare.transformer(*fake_args, **fake_kwargs)
+            hidden = self.adapter.hidden
+            blocks = tuple(count_block(block.forward, calls[i], hidden) for i, block in enumerate(bare.blocks))
+            modulation = count(lambda: bare.modulated(calls[0]))
+        return MacsTable(total, blocks, modulation)
+
+
+def _note_call(
+    calls: dict[int, dict[str, Any]], model: LiveModel, block: int, _: nn.Module, args: Any, kwargs: Any
+) -> None:
+    calls[block] = model.block_arguments(block, args, kwargs)
 
 
 def _bind(

@@ -35,11 +35,15 @@ class Request:
         policy: the policy in force, remapped to the request's number of steps.
         num_steps: its denoising steps.
         mismatch: why the policy is not applied, or None.
+        sigmas: the scheduler's noise levels, one a step, or None.
+        stamp: the scheduler's timesteps as an object; pipelines set a new one for every request.
     """
 
     policy: Policy
     num_steps: int
     mismatch: str | None
+    sigmas: tuple[float, ...] | None = None
+    stamp: object = None
     step: int = -1
     timestep: float | None = None
     trace: Trace = field(default_factory=Trace)
@@ -49,9 +53,12 @@ class Request:
     aborted: bool = False
     _keeps: dict[int, frozenset[Action]] = field(default_factory=dict)
 
-    def belongs(self, branch: str, timestep: float, shape: Shape) -> bool:
-        """Whether a call continues this request: time never rises, no branch sees a step twice."""
-        if self.aborted or (self.timestep is not None and timestep > self.timestep):
+    def belongs(self, branch: str, timestep: float, shape: Shape, stamp: object) -> bool:
+        """Whether a call continues this request.
+
+        The scheduler was not set anew, time never rises, no branch sees a step twice.
+        """
+        if stamp is not self.stamp or (self.timestep is not None and timestep > self.timestep):
             return False
         if timestep == self.timestep and branch in self.seen:
             return False
@@ -80,9 +87,21 @@ class Request:
         return self.branches[name]
 
     @property
+    def sigma(self) -> float | None:
+        """Noise level of the step in progress, or None when it is not known."""
+        if self.sigmas is None or self.step >= len(self.sigmas):
+            return None
+        return self.sigmas[self.step]
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether steps are left."""
+        return self.step < self.num_steps - 1
+
+    @property
     def last_step(self) -> bool:
         """Whether the step in progress is the last."""
-        return self.step >= self.num_steps - 1
+        return not self.unfinished
 
     def summary(self) -> RequestSummary:
         """Sum the request up."""

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from xslim.errors import RequestMismatchError
 from xslim.policy.decision import StepInfo
@@ -31,6 +32,8 @@ from xslim.runtime.step import Step, StepTask
 
 log = logging.getLogger(__name__)
 REQUESTS_KEPT = 100
+# MACs by transformer and latent shape: counting takes a while, and sessions come and go
+_COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], MacsTable]] = WeakKeyDictionary()
 
 
 class Session:
@@ -57,11 +60,9 @@ class Session:
         self._scheduler = scheduler
         self._strict = strict
         self._request: Request | None = None
+        self._last: Request | None = None
         self._step: Step | None = None
         self._last_trace = Trace()
-        self._macs: dict[tuple[object, ...], MacsTable] = {}
-        self._counting: Callable[..., None] | None = None
-        self._plain = False
         self._warned: set[str] = set()
         self.requests: deque[RequestSummary] = deque(maxlen=REQUESTS_KEPT)
         self.peak_held_bytes = 0
@@ -88,20 +89,25 @@ class Session:
     @contextmanager
     def request(self) -> Iterator[None]:
         """Mark one request: what runs inside starts afresh, and nothing is held afterwards."""
-        self._end(aborted=True)
+        self._close()
         try:
             yield
         except BaseException:
             self._end(aborted=True)
             raise
         self._end(aborted=False)
+        self._last = None
 
     def detach(self) -> None:
         """Restore the model exactly and free everything held; the trace stays readable."""
-        self._end(aborted=True)
+        self._close()
         if self._installation is not None:
             self._installation.remove()
             self._installation = None
+
+    def _close(self) -> None:
+        self._end(aborted=self._request is not None and self._request.unfinished)
+        self._last = None
 
     def __enter__(self) -> Self:
         return self
@@ -113,7 +119,7 @@ class Session:
 
     def on_transformer(self, branch: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run one call of the transformer under the policy."""
-        if self._plain or self._step is not None:
+        if self._step is not None:  # a call within a call
             return forward(*args, **kwargs)
         try:
             return self._run(branch, forward, args, kwargs)
@@ -124,9 +130,7 @@ class Session:
 
     def on_block(self, block: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run one call of a block."""
-        if self._counting is not None:
-            self._counting(block, forward, self._model.block_arguments(block, args, kwargs))
-        if self._step is None or self._plain:
+        if self._step is None:
             return forward(*args, **kwargs)
         return self._step.run_block(block, forward, args, kwargs)
 
@@ -138,15 +142,13 @@ class Session:
         latent: Tensor = arguments[adapter.latent]
         timestep = float(arguments[adapter.timestep].flatten()[0])
         shape = Shape.of(latent)
-        if self._request is None or not self._request.belongs(branch, timestep, shape):
-            self._end(aborted=True)
-            self._request = self._start(latent)
-        request = self._request
+        request = self._find(branch, timestep, shape) or self._start(latent)
+        self._request = request
         request.advance(branch, timestep, shape)
         self._check_length(request)
         table = self._table(shape, latent.shape[0], args, kwargs)
         state = request.branch(branch, latent.shape[0])
-        info = StepInfo(request.step, request.num_steps, self._sigma(request.step), branch)
+        info = StepInfo(request.step, request.num_steps, request.sigma, branch)
         bypass = request.mismatch is not None
         task = StepTask(request.policy, info, request.keeps(request.step), table, bypass)
         step = self._step = Step(self._model, state, task, latent)
@@ -154,9 +156,27 @@ class Session:
         self._step = None
         step.observe(output[0] if isinstance(output, tuple) else output.sample)
         self._note(request, step, branch, table, state.rows)
-        if request.last_step and len(request.seen) == len(request.branches):
+        if request.last_step and request.seen.issuperset(request.branches):
             self._end(aborted=False)
         return output
+
+    def _find(self, branch: str, timestep: float, shape: Shape) -> Request | None:
+        """The request that a call belongs to: the one in progress, or the last one going on.
+
+        A request that goes on after its last step (more steps than the policy was made for, or a branch
+        that was not called before) is reopened, so that its further calls are not taken for a new one.
+        """
+        stamp = getattr(self._scheduler(), "timesteps", None)
+        if self._request is not None:
+            if self._request.belongs(branch, timestep, shape, stamp):
+                return self._request
+            self._end(aborted=self._request.unfinished)
+            return None
+        last = self._last
+        if last is None or not last.belongs(branch, timestep, shape, stamp):
+            return None
+        self.requests.pop()
+        return last
 
     def _note(
         self, request: Request, step: Step, branch: str, table: MacsTable, rows: int
@@ -167,7 +187,8 @@ class Session:
         self.peak_held_bytes = max(self.peak_held_bytes, self.held_bytes)
 
     def _start(self, latent: Tensor) -> Request:
-        timesteps = scheduler_timesteps(self._scheduler())
+        scheduler = self._scheduler()
+        timesteps, sigmas = scheduler_timesteps(scheduler), scheduler_sigmas(scheduler)
         live_steps = self._num_steps if not timesteps else len(timesteps)
         mismatch = None
         policy = self._policy
@@ -175,9 +196,9 @@ class Session:
             mismatch = self._preset_mismatch(self._preset, latent, live_steps)
         if mismatch is None:
             source = None if self._preset is None else self._preset.model.sigmas
-            policy = remap(policy, live_steps, source, scheduler_sigmas(self._scheduler()))
+            policy = remap(policy, live_steps, source, sigmas)
         self._warn(mismatch)
-        return Request(policy, live_steps, mismatch)
+        return Request(policy, live_steps, mismatch, sigmas, getattr(scheduler, "timesteps", None))
 
     def _preset_mismatch(self, preset: Preset, latent: Tensor, steps: int) -> str | None:
         live = describe_model(
@@ -218,27 +239,17 @@ class Session:
         request, self._request = self._request, None
         if request is None:
             return
-        unfinished = request.step < request.num_steps - 1
-        request.aborted = aborted and unfinished
+        request.aborted = aborted
+        request.branches.clear()
+        self._last = None if aborted else request
         self._last_trace = request.trace
         self.requests.append(request.summary())
-
-    def _sigma(self, step: int) -> float | None:
-        sigmas = scheduler_sigmas(self._scheduler())
-        return sigmas[step] if sigmas is not None and step < len(sigmas) else None
 
     # counting
 
     def _table(self, shape: Shape, rows: int, args: Any, kwargs: Any) -> MacsTable:
+        counted = _COUNTED.setdefault(self._model.transformer, {})
         key = (shape.size[1:], shape.dtype)
-        if key not in self._macs:
-            self._macs[key] = self._model.count_macs(rows, args, kwargs, self._count_with)
-        return self._macs[key]
-
-    @contextmanager
-    def _count_with(self, note: Callable[..., None] | None) -> Iterator[None]:
-        self._counting, self._plain = note, True
-        try:
-            yield
-        finally:
-            self._counting, self._plain = None, False
+        if key not in counted:
+            counted[key] = self._model.count_macs(rows, args, kwargs)
+        return counted[key]

@@ -31,13 +31,14 @@ def describe_model(
         guidance_scale: recorded only.
     """
     height, width = latent_size[-2:] if latent_size is not None and len(latent_size) >= 4 else (None, None)
+    model_config: Mapping[str, object] = getattr(transformer, "config", {})
     config = getattr(scheduler, "config", None)
     return ModelSignature(
         family=family,
         transformer=type(transformer).__name__,
-        config_sha256=config_sha256(dict(transformer.config)),
+        config_sha256=config_sha256(model_config),
         scheduler=None if scheduler is None else type(scheduler).__name__,
-        scheduler_sha256=None if config is None else config_sha256(dict(config)),
+        scheduler_sha256=None if config is None else config_sha256(config),
         num_steps=num_steps,
         timesteps=scheduler_timesteps(scheduler),
         sigmas=scheduler_sigmas(scheduler),

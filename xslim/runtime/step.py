@@ -143,8 +143,8 @@ class Step:
     def _can(self, decision: Decision, row: int) -> bool:
         """Whether what a decision needs was kept."""
         if decision.action is Action.TOKEN:
-            known = self._state.token_change is not None
-            return known and self._state.keys_values.complete(len(self._model.blocks))
+            twice = len(self._state.history.times[row]) >= 2  # the change of the tokens is known
+            return twice and self._state.keys_values.complete(len(self._model.blocks))
         if decision.action is Action.BLOCK:
             return self._fixed_blocks or self._state.compute_flags[row] is not None
         return True
@@ -248,6 +248,9 @@ class Step:
         if len(self._computed):
             residual = self._computed.take(out) - self._computed.take(entered)
             state.history.push(residual, float(self._task.info.step), self._computed)
+            nonfinite = [decision.nonfinite for decision in self.decisions]
+            if any(nonfinite):
+                state.history.restart(Rows.of(nonfinite, residual.device))
             state.note_residual(state.history.newest)
             self._note_tokens()
             self._choose_blocks()

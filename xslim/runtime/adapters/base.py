@@ -25,10 +25,12 @@ class ModuleCall:
     Attributes:
         path: dotted path of the submodule in the block.
         arguments: its argument name -> the block's argument name.
+        dtype_argument: its argument that takes the dtype of the image tokens, or None.
     """
 
     path: str
     arguments: tuple[tuple[str, str], ...]
+    dtype_argument: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

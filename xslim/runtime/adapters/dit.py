@@ -12,5 +12,6 @@ DIT = BlockAdapter(
     modulation=ModuleCall(
         path="norm1",
         arguments=(("x", "hidden_states"), ("timestep", "timestep"), ("class_labels", "class_labels")),
+        dtype_argument="hidden_dtype",
     ),
 )

@@ -37,7 +37,7 @@ class LatentVelocity:
         if latent is None or not any(computed):
             return
         self._count = [n + c for n, c in zip(self._count or [0] * len(computed), computed, strict=True)]
-        if self._computed is None:
+        if self._computed is None or self._rate is None:
             self._computed = (latent, output)
             self._rate = torch.zeros(len(computed), device=output.device)
             return
