@@ -66,7 +66,7 @@ def test_token_refresh_costs_the_chosen_tokens(model: torch.nn.Module) -> None:
 def test_signals_cost_what_they_read(model: torch.nn.Module) -> None:
     def policy(signal: str) -> Policy:
         return Policy(
-            controller={"kind": "dual-threshold", "critical": 1e9, "warmup": 1, "max_consecutive_skips": None},
+            controller={"kind": "dual-threshold", "critical": 1e9, "warmup": 1},
             indicator={"signals": {signal: 1.0}},
         )
 

@@ -112,7 +112,7 @@ def fake_arguments(
 
     def convert(value: Any) -> Any:
         cut = first_row(value, rows)
-        return mode.from_tensor(cut) if isinstance(cut, Tensor) else cut
+        return mode.from_tensor(cut.detach()) if isinstance(cut, Tensor) else cut
 
     return tree_map(convert, tuple(args)), tree_map(convert, dict(kwargs)), mode
 
