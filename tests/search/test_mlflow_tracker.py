@@ -1,0 +1,190 @@
+"""MLflowTracker on a real SQLite store."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from autotune.search.mlflow_tracker import MLflowTracker
+from autotune.search.spool import Spool
+
+pytestmark = [
+    # mlflow 3.17 imports and uses names that its own dependencies have deprecated
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::sqlalchemy.exc.SADeprecationWarning"),
+    # mlflow leaves connections of its SQLite pool to the garbage collector
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file: migrating takes seconds, a copy does not."""
+    out = tmp_path_factory.mktemp("empty")
+    code = f"import mlflow; mlflow.MlflowClient('sqlite:///{out}/mlflow.db').search_experiments()"
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=environment, cwd=out)
+    return out / "mlflow.db"
+
+
+@pytest.fixture
+def out(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    shutil.copy(empty_store, folder / "mlflow.db")
+    return folder
+
+
+def runs(uri: str, experiment: str = "digits"):
+    """The parent runs and their children by trial number."""
+    from mlflow import MlflowClient  # noqa: TID251  (reads back what was logged)
+
+    client = MlflowClient(uri)
+    found = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    parents = [run for run in found if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in found if "mlflow.parentRunId" in run.data.tags]
+    return client, parents, sorted(children, key=lambda run: run.data.tags["autotune.trial"])
+
+
+def log_trials(tracker: MLflowTracker, numbers: range) -> None:
+    for number in numbers:
+        metrics = {"psnr": 30.0 + number, "fid_digits@512": 1.0, "kid": math.nan}
+        tracker.trial(number, {"critical": 0.1 * number}, metrics, {"state": "COMPLETE"})
+
+
+def test_a_search_is_a_parent_with_children_and_artifacts(out: Path) -> None:
+    (out / "report.html").write_text("<p>front</p>")
+    (out / "presets").mkdir()
+    (out / "presets" / "front-00.yaml").write_text("name: x")
+    tracker = MLflowTracker(None, out, "digits")
+    tracker.start("demo", {"seed": 1, "long": "x" * 7000}, {"device": "cpu"})
+    log_trials(tracker, range(2))
+    for step in range(3):
+        tracker.progress(step, {"hypervolume": 0.1 * step})
+    tracker.artifacts({"": out / "report.html", "presets": out / "presets"})
+    tracker.finish({"speedup": 2.0}, "FINISHED")
+
+    client, (parent,), children = runs(tracker.uri)
+    assert parent.info.run_name == "demo"
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params["seed"] == "1"
+    assert parent.data.params["long"] == "x" * 6000
+    assert parent.data.tags["device"] == "cpu"
+    assert parent.data.metrics["speedup"] == 2.0
+    assert [m.step for m in client.get_metric_history(parent.info.run_id, "hypervolume")] == [0, 1, 2]
+    assert [child.data.tags["mlflow.parentRunId"] for child in children] == [parent.info.run_id] * 2
+    assert children[1].data.metrics == {"psnr": 31.0, "fid_digits_512": 1.0}
+    assert children[1].data.params == {"critical": "0.1"}
+    assert {child.info.status for child in children} == {"FINISHED"}
+    assert (out / "mlartifacts" / parent.info.run_id / "artifacts" / "report.html").exists()
+    listed = [item.path for item in client.list_artifacts(parent.info.run_id, "presets")]
+    assert listed == ["presets/front-00.yaml"]
+    assert [path.name for path in out.parent.iterdir()] == ["out"], "MLflow left files in the current folder"
+
+
+def test_resume_goes_on_with_the_same_runs(out: Path) -> None:
+    first = MLflowTracker(None, out, "digits")
+    first.start("demo", {"trials": 2}, {})
+    log_trials(first, range(2))
+    first.finish({}, "KILLED")
+    state = (out / "mlflow.json").read_text()
+
+    second = MLflowTracker(None, out, "digits")
+    second.start("demo", {"trials": 4, "more": 1}, {})
+    log_trials(second, range(3))
+    second.finish({}, "FINISHED")
+    _, (parent,), children = runs(second.uri)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.params == {"trials": "2", "more": "1"}
+    assert len(children) == 3
+
+    # killed between the sending of events and the note of it: they are sent again
+    (out / "mlflow.json").write_text(json.dumps({**json.loads(state), "sent": {}}))
+    third = MLflowTracker(None, out, "digits")
+    third.start("demo", {}, {})
+    third.finish({}, "FINISHED")
+    _, parents, children = runs(third.uri)
+    assert (len(parents), len(children)) == (1, 3)
+
+
+def test_a_dead_server_stops_nothing_and_is_caught_up_later(
+    out: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = MLflowTracker(DEAD, out, "digits", retry_s=60)
+    with caplog.at_level(logging.WARNING):
+        tracker.start("demo", {"seed": 1}, {})
+        begin = time.monotonic()
+        log_trials(tracker, range(20))
+        assert time.monotonic() - begin < 5
+        tracker.finish({"speedup": 2.0}, "FINISHED")
+    warnings = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(warnings) == 2, warnings
+    assert "--resume" in warnings[1]
+
+    again = MLflowTracker(f"sqlite:///{out / 'mlflow.db'}", out, "digits")
+    again.start("demo", {"seed": 1}, {})
+    again.finish({}, "FINISHED")
+    _, (parent,), children = runs(again.uri)
+    assert parent.data.metrics["speedup"] == 2.0
+    assert len(children) == 20
+
+
+def test_an_event_that_mlflow_refuses_is_left_out(out: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = MLflowTracker(None, out, "digits")
+    tracker.start("demo", {}, {})
+    tracker.trial(0, {"../up": 1}, {}, {})
+    tracker.artifacts({"": out / "missing.html"})
+    tracker.trial(1, {}, {"psnr": 1.0}, {})
+    tracker.finish({}, "FINISHED")
+    _, (parent,), children = runs(tracker.uri)
+    assert parent.info.status == "FINISHED"
+    assert children[-1].data.metrics == {"psnr": 1.0}
+    assert "refused" in caplog.text
+
+
+def test_a_password_is_neither_stored_nor_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    tracker = MLflowTracker("http://user:secret@127.0.0.1:9", tmp_path, "digits", retry_s=60)
+    tracker.start("demo", {}, {})
+    tracker.finish({}, "FINISHED")
+    assert "secret" not in "".join(path.read_text() for path in tmp_path.iterdir())
+    assert "secret" not in caplog.text
+
+
+def test_an_unwritable_folder_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    tracker = MLflowTracker(None, tmp_path / "file" / "out", "digits")
+    tracker.start("demo", {}, {})
+    tracker.finish({}, "FINISHED")
+    assert "cannot write the MLflow spool" in caplog.text
+
+
+def test_spool_survives_a_torn_line(tmp_path: Path) -> None:
+    path, state = tmp_path / "spool", tmp_path / "state"
+    spool = Spool(path, state, "a")
+    spool.append({"kind": "start", "at": 1})
+    with path.open("ab") as file:
+        file.write(b'{"kind": "tri')
+    spool = Spool(path, state, "a")
+    spool.append({"kind": "trial", "at": 2})
+    seen = []
+    while (entry := spool.peek()) is not None:
+        seen.append(entry[0]["at"])
+        spool.done(entry[1])
+    assert seen == [1, 2]
+    assert Spool(path, state, "a").peek() is None
+    assert Spool(path, state, "b").peek() is not None
+    assert Spool(path, state, "b").search == spool.search
