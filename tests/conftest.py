@@ -6,6 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# the machine may be busy: no example is too slow, and nothing is written beside the tests
+settings.register_profile(
+    "tests", deadline=None, database=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("tests")
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -62,9 +62,7 @@ def _advance(state: ControllerState, decision: Decision) -> ControllerState:
     return replace(state, err=decision.err, skips=0, refreshes=state.refreshes + 1)
 
 
-def _guard(
-    policy: Policy, state: ControllerState, info: StepInfo, reading: Reading
-) -> Decision | None:
+def _guard(policy: Policy, state: ControllerState, info: StepInfo, reading: Reading) -> Decision | None:
     """Rules that come before any schedule or threshold."""
     if not state.computed:
         return Decision(Action.FULL, "first step")

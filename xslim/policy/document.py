@@ -16,12 +16,20 @@ from pydantic import (
     ValidationError,
     model_serializer,
 )
+from pydantic_core import ErrorDetails
 
 from xslim.errors import ConfigError
 
 MAX_BYTES = 4 * 2**20  # a preset with tables for 1,000 steps and 100 blocks is below 1 MiB
 MAX_DEPTH = 32
 MAX_NODES = 200_000
+MAX_DIGITS = 100
+PLAIN_WORDS = {  # pydantic's words for what a YAML file calls a list and a mapping
+    "tuple_type": "input should be a list",
+    "model_type": "input should be a mapping of keys",
+    "model_attributes_type": "input should be a mapping of keys",
+    "dict_type": "input should be a mapping of keys",
+}
 
 
 class Document(BaseModel):
@@ -69,9 +77,7 @@ class Document(BaseModel):
         fields = type(self).model_fields
         data: dict[str, Any] = handler(self)
         return {
-            key: value
-            for key, value in data.items()
-            if value is not None or fields[key].default is not None
+            key: value for key, value in data.items() if value is not None or fields[key].default is not None
         }
 
     def to_data(self) -> dict[str, Any]:
@@ -96,7 +102,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigError:
     """Turn pydantic's first complaint into one line with the full key."""
-    first = error.errors(include_url=False, include_input=True)[0]
+    first = _most_telling(error.errors(include_url=False, include_input=True))
     cause = first.get("ctx", {}).get("error")
     path = [str(part) for part in first["loc"]]
     fields = _fields_at(model, path[:-1]) if first["type"] == "extra_forbidden" else ()
@@ -109,13 +115,25 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
         return ConfigError("missing; this key is required", key=key)
     if first["type"].startswith("union_tag"):
         tags = sorted(filter(None, map(_tag, _walk(model, path)[0])))
-        wanted = error.errors(include_url=False)[0].get("ctx", {}).get("tag")
+        wanted = first.get("ctx", {}).get("tag")
         problem = "missing" if wanted is None else f"got {wanted!r}"
         return ConfigError(f"{problem}; allowed: {', '.join(tags)}", key=f"{key}.kind")
-    message = str(cause) if cause is not None else first["msg"]
+    message = PLAIN_WORDS.get(first["type"]) or (str(cause) if cause is not None else first["msg"])
     got = first.get("input")
     shown = "" if isinstance(got, BaseModel | Mapping) else f"got {describe(got)}; "
     return ConfigError(f"{shown}{message[0].lower()}{message[1:]}", key=key)
+
+
+def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
+    """The first complaint; of a union's arms the one that went deepest, for it fitted best."""
+    stem = errors[0]["loc"][:-1]
+    arms = [error for error in errors if error["loc"][: len(stem)] == stem]
+    return max(arms, key=_depth)
+
+
+def _depth(error: ErrorDetails) -> int:
+    cause = error.get("ctx", {}).get("error")
+    return len(error["loc"]) + (isinstance(cause, ConfigError) and cause.key != "")
 
 
 def _models_in(annotation: object) -> list[type[BaseModel]]:
@@ -189,6 +207,12 @@ class _PlainLoader(yaml.SafeLoader):
         return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
 
 
+def _bounded_int(loader: _PlainLoader, node: yaml.ScalarNode) -> int:
+    if len(node.value) > MAX_DIGITS:
+        raise ConfigError(f"a number of {len(node.value)} characters; allowed are {MAX_DIGITS}")
+    return int(loader.construct_yaml_int(node))
+
+
 PLAIN_TAGS = ("null", "bool", "int", "float", "str", "seq", "map")
 _PlainLoader.yaml_constructors = {  # no dates, sets, bytes: they have no equal in JSON
     tag: make
@@ -199,6 +223,8 @@ _PlainLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in rules if tag.rpartition(":")[2] in PLAIN_TAGS]
     for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _bounded_int)
 
 
 def parse_yaml(text: str, source: str | None = None) -> object:

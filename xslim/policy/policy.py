@@ -109,9 +109,7 @@ class Indicator(Document):
         for key, names in (("signals", self.signals), ("calibration", self.calibration)):
             for name in names:
                 if name not in SIGNALS:
-                    raise ConfigError(
-                        f"unknown signal; allowed: {', '.join(SIGNALS)}", key=f"{key}.{name}"
-                    )
+                    raise ConfigError(f"unknown signal; allowed: {', '.join(SIGNALS)}", key=f"{key}.{name}")
         if not any(weight > 0 for weight in self.signals.values()):
             raise ConfigError("no signal has a weight above 0; give one", key="signals")
         if self.signals.get("step_table", 0) > 0 and "step_table" not in self.calibration:

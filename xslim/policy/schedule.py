@@ -85,9 +85,7 @@ def _nearest(
     if source is None or target is None or len(source) < native or len(target) < num_steps:
         scale = max(1, num_steps - 1)
         return [int(step * (native - 1) / scale + 0.5) for step in range(num_steps)]
-    return [
-        min(range(native), key=lambda i: (abs(source[i] - sigma), i)) for sigma in target[:num_steps]
-    ]
+    return [min(range(native), key=lambda i: (abs(source[i] - sigma), i)) for sigma in target[:num_steps]]
 
 
 def _longest_run(skips: Sequence[bool]) -> int:
@@ -107,6 +105,4 @@ def _forced(length: int, skips: Sequence[bool], limit: int) -> list[int]:
 
 def expand_interval(controller: Interval, num_steps: int) -> str:
     """Return an interval's pattern for a number of steps."""
-    return "".join(
-        static_decision(controller, StepInfo(step, num_steps)).action for step in range(num_steps)
-    )
+    return "".join(static_decision(controller, StepInfo(step, num_steps)).action for step in range(num_steps))

@@ -53,9 +53,7 @@ class Trace:
 
     def actions_of(self, branch: str, sample: int = 0) -> str:
         """One letter a step, of one sample of one branch."""
-        return "".join(
-            record.decisions[sample].action for record in self.records if record.branch == branch
-        )
+        return "".join(record.decisions[sample].action for record in self.records if record.branch == branch)
 
     @property
     def all_actions(self) -> tuple[str, ...]:

@@ -38,11 +38,7 @@ class BranchState:
         single = [t for t in (self.token_change, self.token_age, self.health) if t is not None]
         signals = [t for indicator in self.indicators.values() for t in indicator.tensors()]
         return (
-            single
-            + signals
-            + self.history.tensors()
-            + self.residuals.tensors()
-            + self.keys_values.tensors()
+            single + signals + self.history.tensors() + self.residuals.tensors() + self.keys_values.tensors()
         )
 
     @property

@@ -75,9 +75,7 @@ def first_row(value: Any, rows: int) -> Any:
     return value
 
 
-def count_block(
-    forward: Callable[..., object], arguments: Mapping[str, Any], hidden: str
-) -> BlockMacs:
+def count_block(forward: Callable[..., object], arguments: Mapping[str, Any], hidden: str) -> BlockMacs:
     """Count one block on fake arguments of one sample.
 
     Linear layers grow with the tokens by a fixed amount each; attention grows with queries times keys.

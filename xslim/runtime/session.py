@@ -178,9 +178,7 @@ class Session:
         self.requests.pop()
         return last
 
-    def _note(
-        self, request: Request, step: Step, branch: str, table: MacsTable, rows: int
-    ) -> None:
+    def _note(self, request: Request, step: Step, branch: str, table: MacsTable, rows: int) -> None:
         full = rows * table.total
         record = StepRecord(request.step, branch, step.decisions, step.readings, step.macs, full)
         request.trace.records.append(record)

@@ -258,9 +258,7 @@ class Step:
 
     def _fill(self, out: Tensor, entered: Tensor) -> Tensor:
         policy, at = self._task.policy, float(self._task.info.step)
-        predicted = entered + self._state.history.predict(
-            lambda times: weights(policy.predictor, times, at)
-        )
+        predicted = entered + self._state.history.predict(lambda times: weights(policy.predictor, times, at))
         if self._skip.all:
             return predicted
         if not len(self._skip) and self._token.all and self._tokens is not None:

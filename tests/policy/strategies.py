@@ -1,0 +1,106 @@
+"""Random valid values of the policy layer."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from xslim import Policy, Preset
+from xslim.policy.policy import SIGNALS
+
+fractions = st.floats(0, 1)
+amounts = st.floats(0, 1e6)
+budgets = st.floats(0.001, 1)
+names = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs")), min_size=1, max_size=20)
+
+
+def subset(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
+    """Any of the fields, each present or left out."""
+    return st.fixed_dictionaries({}, optional=fields)
+
+
+dual_threshold = st.tuples(
+    st.fixed_dictionaries({"kind": st.just("dual-threshold"), "critical": amounts}),
+    subset(
+        warning_fraction=fractions,
+        warmup=st.integers(1, 9),
+        cooldown=st.integers(0, 4),
+        max_consecutive_skips=st.none() | st.integers(1, 9),
+        polish=st.lists(st.sampled_from(["block", "token"]), max_size=3),
+        relief=st.fixed_dictionaries({"block": fractions, "token": fractions}),
+    ),
+).map(lambda parts: {**parts[0], **parts[1]})
+patterns = st.text("FBT.", min_size=1, max_size=60)
+pattern = st.fixed_dictionaries({"kind": st.just("pattern"), "steps": patterns})
+interval = st.fixed_dictionaries(
+    {
+        "kind": st.just("interval"),
+        "every": st.integers(1, 9),
+        "warmup": st.integers(1, 9),
+        "cooldown": st.integers(0, 4),
+    }
+)
+tables = st.integers(1, 8).flatmap(
+    lambda width: st.lists(
+        st.lists(st.integers(0, 1), min_size=width, max_size=width), min_size=1, max_size=12
+    )
+)
+table = st.fixed_dictionaries({"kind": st.just("table"), "blocks": tables})
+
+increasing = st.lists(st.integers(0, 1000), min_size=2, max_size=8, unique=True).map(
+    lambda xs: [x / 64 for x in sorted(xs)]
+)
+calibrations = increasing.flatmap(
+    lambda x: st.lists(amounts, min_size=len(x), max_size=len(x)).map(lambda y: {"x": x, "y": y})
+)
+indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_size=1).flatmap(
+    lambda signals: st.fixed_dictionaries(
+        {
+            "signals": st.just(signals),
+            "calibration": st.fixed_dictionaries(
+                {name: calibrations for name in signals if name == "step_table"},
+                optional={name: calibrations for name in signals if name != "step_table"},
+            ),
+        }
+    )
+)
+thresholds = amounts | st.fixed_dictionaries({"double": amounts, "single": amounts})
+policy_data = st.tuples(
+    st.fixed_dictionaries({"controller": dual_threshold | pattern | interval | table}),
+    subset(
+        indicator=indicators,
+        block=st.builds(
+            dict, budget=budgets, start_block=st.integers(-1, 9)
+        ) | st.builds(dict, threshold=thresholds),
+        token=subset(budget=budgets, age_weight=amounts),
+        predictor=subset(kind=st.sampled_from(["hold", "newton"]), order=st.integers(1, 2)),
+        guards=subset(sigma_windows=st.lists(st.tuples(amounts, amounts).map(list), max_size=3)),
+        batch=st.just("per-sample"),
+    ),
+).map(lambda parts: {**parts[0], **parts[1]})  # fmt: skip
+policies = policy_data.map(Policy.parse)
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e9, 1e9) | names,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=3),
+    max_leaves=6,
+)
+presets = st.builds(
+    Preset,
+    name=names,
+    model=st.tuples(
+        st.fixed_dictionaries({"family": names, "transformer": names, "num_steps": st.integers(1, 100)}),
+        subset(
+            config_sha256=st.none() | names,
+            scheduler=names,
+            sigmas=st.lists(amounts, max_size=5),
+            height=st.integers(1, 4096),
+            guidance_scale=st.floats(-10, 10),
+            adapters=st.lists(names, max_size=2),
+        ),
+    ).map(lambda parts: {**parts[0], **parts[1]}),
+    policy=policy_data,
+    quality=subset(
+        bounds=st.dictionaries(names, amounts, max_size=3), holdout=st.dictionaries(names, plain, max_size=3)
+    ),
+    provenance=st.dictionaries(names, plain, max_size=3),
+)

@@ -1,0 +1,215 @@
+"""Calibration, predictors' arithmetic, block selection and remapping."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.policy.strategies import increasing, patterns, tables
+from xslim import Policy
+from xslim.policy.calibration import Calibration
+from xslim.policy.decision import Action
+from xslim.policy.policy import BlockReuse
+from xslim.policy.schedule import actions_before_next_full, remap
+from xslim.policy.selection import select_blocks
+from xslim.runtime.predictors.newton import newton
+
+# predictors
+
+
+def test_newton_golden_value() -> None:
+    """f = x**2 at 0, 2, 4: the parabola gives f(5) = 25 (TaylorSeer's recurrence would give 23)."""
+    times = (4.0, 2.0, 0.0)  # newest first
+    assert sum(w * t**2 for w, t in zip(newton(times, 5.0, 2), times, strict=True)) == 25.0
+    line = newton(times, 5.0, 1)
+    assert len(line) == 2
+    assert sum(w * t**2 for w, t in zip(line, times, strict=False)) == 22.0
+
+
+@given(
+    st.lists(st.integers(0, 60), min_size=3, max_size=6, unique=True).map(lambda xs: sorted(xs)[::-1]),
+    st.integers(1, 20),
+    st.tuples(*[st.integers(-9, 9)] * 3),
+    st.sampled_from([1, 2]),
+)
+def test_newton_is_exact_on_polynomials_of_its_order(
+    times: list[int], ahead: int, coefficients: tuple[int, int, int], order: int
+) -> None:
+    def f(t: float) -> float:
+        return sum(c * t**power for power, c in enumerate(coefficients[: order + 1]))
+
+    at = times[0] + ahead
+    found = sum(w * f(t) for w, t in zip(newton(times, at, order), times, strict=False))
+    assert found == pytest.approx(f(at), rel=1e-6, abs=1e-6)
+
+
+def test_order_1_is_not_exact_on_a_parabola() -> None:
+    assert sum(w * t**2 for w, t in zip(newton((4, 2), 5, 2), (4, 2), strict=True)) != 25
+
+
+# calibration
+
+
+@given(increasing, st.data())
+def test_calibration_is_monotone_where_its_points_are(x: list[float], data: st.DataObject) -> None:
+    y = sorted(data.draw(st.lists(st.floats(0, 100), min_size=len(x), max_size=len(x))))
+    calibration = Calibration(x=x, y=y)
+    inside = st.floats(x[0], x[-1])
+    a, b = sorted((data.draw(inside), data.draw(inside)))
+    assert calibration(a) <= calibration(b) + 1e-9 * y[-1]
+    assert y[0] - 1e-9 <= calibration(a) <= y[-1] * (1 + 1e-12)
+    for known, value in zip(x, y, strict=True):
+        assert calibration(known) == pytest.approx(value)
+
+
+@given(increasing, st.floats(1, 100), st.floats(1, 1e6))
+def test_beyond_its_range_a_calibration_grows_in_proportion(x: list[float], top: float, far: float) -> None:
+    calibration = Calibration(x=x, y=[0.0] * (len(x) - 1) + [top])
+    assert calibration(x[-1] * far) == pytest.approx(top * far)
+    assert calibration(x[0] - 1) == 0.0
+
+
+# block selection
+
+
+def toy_change() -> list[float]:
+    return [9.0] * 4 + [0.4] * 6
+
+
+def test_block_selection_as_published() -> None:
+    """P5: runs end where the accumulated change reaches the threshold; that block's change is dropped."""
+    flags = select_blocks(toy_change(), ["single"] * 10, BlockReuse(threshold=1.0))
+    assert [i for i, compute in enumerate(flags) if not compute] == [4, 5, 7, 8]
+
+
+def test_the_first_blocks_of_each_kind_are_computed() -> None:
+    kinds = ["double"] * 4 + ["single"] * 4
+    rule = BlockReuse(threshold={"double": 1e9, "single": 1e9}, start_block=1)
+    flags = select_blocks([1.0] * 8, kinds, rule)
+    assert [i for i, compute in enumerate(flags) if compute] == [0, 1, 4, 5]
+
+
+def test_thresholds_by_kind() -> None:
+    kinds = ["double"] * 3 + ["single"] * 3
+    rule = BlockReuse(threshold={"double": 0.0, "single": 1e9}, start_block=0)
+    assert select_blocks([1.0] * 6, kinds, rule) == (True, True, True, True, False, False)
+
+
+sizes = st.lists(st.integers(0, 640).map(lambda n: n / 64), min_size=1, max_size=20)
+starts = st.integers(-1, 6)
+
+
+@given(sizes, starts, st.floats(0, 30), st.floats(0, 30))
+def test_a_higher_threshold_never_computes_more(change: list[float], start: int, a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    kinds = ["double"] * len(change)
+    few = select_blocks(change, kinds, BlockReuse(threshold=high, start_block=start))
+    many = select_blocks(change, kinds, BlockReuse(threshold=low, start_block=start))
+    assert sum(few) <= sum(many)
+
+
+@given(sizes, starts, st.floats(0, 30))
+def test_a_replayed_run_stays_below_the_threshold(change: list[float], start: int, threshold: float) -> None:
+    rule = BlockReuse(threshold=threshold, start_block=start)
+    flags = select_blocks(change, ["double"] * len(change), rule)
+    assert all(flags[: start + 1])
+    for compute, run in groupby(zip(flags, change, strict=True), key=lambda pair: pair[0]):
+        if not compute:
+            assert sum(size for _, size in run) < threshold
+
+
+@given(sizes, starts, st.floats(0.01, 1))
+def test_a_budget_computes_at_least_its_share(change: list[float], start: int, budget: float) -> None:
+    flags = select_blocks(change, ["double"] * len(change), BlockReuse(budget=budget, start_block=start))
+    assert sum(flags) >= math.ceil(budget * len(change) - 1e-9)
+    assert all(flags[: start + 1])
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_budget_of_equal_blocks_is_close(blocks: int, wanted: int) -> None:
+    assume(wanted <= blocks)
+    rule = BlockReuse(budget=wanted / blocks, start_block=0)
+    flags = select_blocks([1.0] * blocks, ["double"] * blocks, rule)
+    run = blocks // wanted  # the longest distance between computed blocks that still computes enough
+    assert wanted <= sum(flags) <= math.ceil(blocks / run)
+
+
+@given(sizes, starts)
+def test_the_whole_budget_computes_all(change: list[float], start: int) -> None:
+    assert all(select_blocks(change, ["double"] * len(change), BlockReuse(budget=1.0, start_block=start)))
+
+
+@given(sizes, st.integers(0, 19), st.sampled_from([math.nan, math.inf]))
+def test_a_nonfinite_change_is_computed(change: list[float], at: int, bad: float) -> None:
+    change[at % len(change)] = bad
+    kinds = ["double"] * len(change)
+    for rule in (BlockReuse(threshold=1e6, start_block=-1), BlockReuse(budget=0.1, start_block=-1)):
+        assert select_blocks(change, kinds, rule)[at % len(change)]
+
+
+# remapping
+
+
+def longest_run(actions: str) -> int:
+    return max((len(list(run)) for letter, run in groupby(actions) if letter == "."), default=0)
+
+
+def sigmas(steps: int) -> list[float]:
+    return [(1 - i / steps) * 10 for i in range(steps)]
+
+
+@given(patterns, st.integers(1, 120), st.booleans())
+def test_remapped_patterns(steps: str, count: int, with_sigmas: bool) -> None:
+    policy = Policy.from_pattern(steps)
+    known = (sigmas(len(steps)), sigmas(count)) if with_sigmas else ()
+    found = remap(policy, count, *known)
+    if count == len(steps):
+        assert found is policy
+        return
+    actions = found.controller.steps
+    assert len(actions) == count
+    assert actions[0] == actions[-1] == "F"
+    assert longest_run(actions) <= longest_run(steps)
+    assert set(actions) <= set(steps) | {"F"}
+
+
+@given(tables, st.integers(1, 60))
+def test_remapped_tables(blocks: list[list[int]], count: int) -> None:
+    found = remap(Policy(controller={"kind": "table", "blocks": blocks}), count).controller.blocks
+    if count != len(blocks):
+        assert all(found[0])
+        assert all(found[-1])
+        assert {tuple(row) for row in found} <= {tuple(row) for row in blocks} | {(1,) * len(blocks[0])}
+        limit = longest_run("".join("F" if any(row) else "." for row in blocks))
+        assert longest_run("".join("F" if any(row) else "." for row in found)) <= limit
+    assert len(found) == count
+
+
+def test_a_step_takes_the_action_of_the_nearest_sigma() -> None:
+    policy = Policy.from_pattern("FBT.F")
+    found = remap(policy, 4, [10.0, 5.0, 2.0, 1.0, 0.1], [9.0, 4.0, 1.8, 0.2])
+    assert found.controller.steps == "FBTF"
+    assert remap(Policy.from_pattern("F.F.F"), 9).controller.steps == "F.FFF.FFF"  # no run of two
+
+
+def test_controllers_that_fit_any_number_are_left_alone() -> None:
+    for controller in ({"kind": "interval", "every": 3}, {"kind": "dual-threshold", "critical": 0.3}):
+        policy = Policy(controller=controller)
+        assert remap(policy, 7, sigmas(50), sigmas(7)) is policy
+
+
+@given(patterns, st.integers(0, 59))
+def test_what_lies_ahead_of_a_step(steps: str, step: int) -> None:
+    assume(step < len(steps))
+    ahead = steps[step + 1 :].split("F")[0]
+    found = actions_before_next_full(Policy.from_pattern(steps), step, len(steps))
+    assert found == {Action(letter) for letter in ahead}
+
+
+def test_a_dual_threshold_may_do_what_its_polish_says() -> None:
+    policy = Policy(controller={"kind": "dual-threshold", "critical": 1.0, "polish": ["token"]})
+    assert actions_before_next_full(policy, 0, 9) == {Action.SKIP, Action.TOKEN}
