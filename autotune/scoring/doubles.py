@@ -14,8 +14,8 @@ from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.measurement import Latency, Measurement, Quality
 from autotune.scoring.profile import Profile
 from xslim.policy.calibration import Calibration
-from xslim.policy.decision import Action, StepInfo
 from xslim.policy.controller import FRESH, decide
+from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Policy
 from xslim.policy.preset import ModelSignature
 
@@ -47,7 +47,13 @@ class FormulaEvaluator:
             letters.append(decision.action)
         return "".join(letters)
 
-    def evaluate(self, policy: Policy, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+    def evaluate(
+        self,
+        policy: Policy,
+        cases: Sequence[Case],
+        timing_rounds: int,
+        timed_traces: frozenset[str] = frozenset(),
+    ) -> Measurement:
         """Error grows with the distance to the last computed step; latency is the cost."""
         actions, drift, error = self.actions(policy), 0.0, 1e-4
         for letter, change in zip(actions, self.curve(), strict=True):
@@ -62,7 +68,8 @@ class FormulaEvaluator:
             tuple(cases), rows, features, cost, actions, sha256(actions.encode()).hexdigest(), 1000, (), 0.0
         )
         latency = Latency((-float(np.log(cost)),) * 2, 1.0, cost, len(cases), 0.01)
-        return Measurement(quality, latency if timing_rounds else None, {"device": "formula"})
+        timed = timing_rounds > 0 and quality.trace_sha256 not in timed_traces
+        return Measurement(quality, latency if timed else None, {"device": "formula"})
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """The uncached model."""
@@ -78,7 +85,9 @@ class FormulaEvaluator:
             change=self.curve()[1:],
             sensitivity=np.ones(self.num_steps),
             calibration={
-                "step_table": Calibration(x=progress, y=tuple(float(v) for v in self.curve() * self.num_steps))
+                "step_table": Calibration(
+                    x=progress, y=tuple(float(v) for v in self.curve() * self.num_steps)
+                )
             },
             fit={"step_table": 1.0},
         )
@@ -98,13 +107,19 @@ class FailingEvaluator:
     fails: Callable[[Policy], bool]
     kill: bool = False
 
-    def evaluate(self, policy: Policy, cases: Sequence[Case], timing_rounds: int) -> Measurement:
+    def evaluate(
+        self,
+        policy: Policy,
+        cases: Sequence[Case],
+        timing_rounds: int,
+        timed_traces: frozenset[str] = frozenset(),
+    ) -> Measurement:
         """Fail, or let the inner evaluator work."""
         if self.fails(policy):
             if self.kill:
                 os._exit(1)
             raise RuntimeError("failing on purpose")
-        return self.inner.evaluate(policy, cases, timing_rounds)
+        return self.inner.evaluate(policy, cases, timing_rounds, timed_traces)
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """As the inner evaluator."""

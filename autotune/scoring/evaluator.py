@@ -18,10 +18,10 @@ import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.latency import a_a_floor, paired
 from autotune.scoring.measurement import Latency, Measurement, Quality
-from autotune.scoring.metrics import FEATURE_NETS, PAIRED, paired_values
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.scoring.profile import Profile, take_profile
 from autotune.scoring.reference import ReferenceStore
+from autotune.scoring.scores import PAIRED, load_net, paired_values
 from xslim.policy.policy import Policy
 
 
@@ -29,9 +29,16 @@ class Evaluator(Protocol):
     """What the search asks of a worker."""
 
     def evaluate(
-        self, policy: Policy, cases: Sequence[Case], timing_rounds: int
+        self,
+        policy: Policy,
+        cases: Sequence[Case],
+        timing_rounds: int,
+        timed_traces: frozenset[str] = frozenset(),
     ) -> Measurement:
-        """Draw cases under a policy and measure quality, and latency in so many A B B A rounds."""
+        """Draw cases under a policy; measure quality, and latency in so many A B B A rounds.
+
+        A policy whose executed trace is in `timed_traces` did work that was timed before: no latency.
+        """
         ...
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
@@ -75,16 +82,20 @@ class PipelineEvaluator:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         self._runner = PipelineRunner(spec.model)
-        self._net = FEATURE_NETS["digits"](Path(spec.net))
+        self._net = load_net(spec.net)
         self._store = ReferenceStore(Path(spec.references), self._runner)
         self._floor: Latency | None = None
 
     def evaluate(
-        self, policy: Policy, cases: Sequence[Case], timing_rounds: int
+        self,
+        policy: Policy,
+        cases: Sequence[Case],
+        timing_rounds: int,
+        timed_traces: frozenset[str] = frozenset(),
     ) -> Measurement:
         """Measure a policy; the latency is paired with the uncached model on the first batch."""
         quality = self._quality(policy, cases)
-        if timing_rounds == 0:
+        if timing_rounds == 0 or quality.trace_sha256 in timed_traces:
             return Measurement(quality, environment=environment(self._runner))
         batch = next(self._runner.batches(cases))
         latency = paired(self._runner, batch, policy, timing_rounds, self._measured_floor(batch))
@@ -114,7 +125,9 @@ class PipelineEvaluator:
             images = reference
             if policy is not None:
                 start = time.perf_counter()
-                with xslim.attach(self._runner.pipe, policy, num_steps=self._runner.spec.num_steps) as session:
+                with xslim.attach(
+                    self._runner.pipe, policy, num_steps=self._runner.spec.num_steps
+                ) as session:
                     images = self._runner.draw(batch)
                 drawing += time.perf_counter() - start
                 traces.append(session.trace.all_actions)

@@ -54,7 +54,8 @@ def check_model_folder(path: str) -> None:
     index = folder / "model_index.json"
     if not folder.is_dir():
         raise ConfigError(
-            f"got {path!r}, which is no folder; give a diffusers pipeline folder or a hub id", key="model.path"
+            f"got {path!r}, which is no folder; give a diffusers pipeline folder or a hub id",
+            key="model.path",
         )
     if not index.is_file():
         raise ConfigError(

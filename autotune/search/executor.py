@@ -26,6 +26,7 @@ class Task:
         cases: what is drawn.
         policy: for `evaluate`.
         count: timing rounds, or for `profile` the sensitivity cases.
+        timed_traces: executed traces whose latency is known; they are not timed again.
     """
 
     id: int
@@ -33,6 +34,7 @@ class Task:
     cases: tuple[Case, ...]
     policy: Policy | None = None
     count: int = 1
+    timed_traces: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def perform(evaluator: Evaluator, task: Task) -> TaskResult:
             return TaskResult(task, evaluator.baseline(task.cases, task.count))
         if task.policy is None:
             raise ValueError("an evaluate task without a policy")
-        return TaskResult(task, evaluator.evaluate(task.policy, task.cases, task.count))
+        return TaskResult(task, evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces))
     except XSlimError as error:
         return TaskResult(task, error=traceback.format_exc(), fault=str(error))
     except Exception:  # the worker's border

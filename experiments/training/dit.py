@@ -1,6 +1,6 @@
 """Train the DiT of `dit-digits` on the latents of its autoencoder; checkpoints, and resumes.
 
-    python -m experiments.training.dit --vae runs/train/vae --out runs/train/dit
+python -m experiments.training.dit --vae runs/train/vae --out runs/train/dit
 """
 
 from __future__ import annotations
@@ -118,8 +118,12 @@ def train(vae_dir: Path, out: Path, steps: int, batch: int, seed: int) -> None:
             log.info("step %d loss %.4f %.2f step/s", step, loss.item(), rate)
         if time.monotonic() - last_save > CHECKPOINT_SECONDS or step == steps - 1:
             save(
-                checkpoint, step=step + 1, model=model.state_dict(), ema=ema.state_dict(),
-                optimizer=optimizer.state_dict(), rng=torch.get_rng_state(),
+                checkpoint,
+                step=step + 1,
+                model=model.state_dict(),
+                ema=ema.state_dict(),
+                optimizer=optimizer.state_dict(),
+                rng=torch.get_rng_state(),
             )
             ema.save_pretrained(out / "ema")
             last_save = time.monotonic()

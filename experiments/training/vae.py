@@ -1,6 +1,6 @@
 """Train the small AutoencoderKL of `dit-digits`: 32x32 pictures <-> 16x16 latents of one channel.
 
-    python -m experiments.training.vae --out runs/train/vae
+python -m experiments.training.vae --out runs/train/vae
 """
 
 from __future__ import annotations

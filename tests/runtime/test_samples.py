@@ -178,3 +178,21 @@ def test_gradients_are_not_needed_and_not_broken() -> None:
         DIT.call(model, start, 1.0).sum().backward()
     assert start.grad is not None
     assert torch.isfinite(start.grad).all()
+
+
+def test_a_token_refresh_waits_for_the_samples_own_second_residual() -> None:
+    """A mate that computed more often must not make a sample look as if its change were known."""
+    policy = Policy.from_pattern("F.T." + "." * 12)
+    start = scaled_noise(2)
+
+    def spoil(step: int, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x[1] = float("nan") if step == 0 else start[1]
+        return x
+
+    alone, alone_trace = run(policy, start[:1])
+    both, trace = run(policy, start, before=spoil)
+    assert alone_trace.actions[:4] == "F.F."
+    assert trace.all_actions[0] == alone_trace.actions
+    assert trace.all_actions[1][:3] == "FFF"  # the nonfinite residual is no second one either
+    torch.testing.assert_close(both[:1], alone, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,47 @@
+"""`autotune profile`: one uncached pass: signals, their calibration, step curve, sensitivity."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli.common import Json, Overrides, say
+from autotune.search.experiment import load_experiment
+from autotune.search.store import RunFolder
+
+
+def profile(
+    experiment: Annotated[Path, typer.Argument(help="experiment YAML")],
+    out: Annotated[Path | None, typer.Option(help="output folder [default: runs/<name>-profile]")] = None,
+    overrides: Overrides = None,
+    as_json: Json = False,
+) -> None:
+    """Profile the uncached model and write `profile.json`."""
+    loaded = load_experiment(experiment, overrides or ())
+    folder = RunFolder(out or Path("runs") / f"{loaded.name}-profile")
+
+    from autotune.scoring.case import make_cases
+    from autotune.search.run import evaluator_spec
+
+    spec = evaluator_spec(loaded, folder.path, None)
+    folder.acquire()
+    try:
+        say("profiling the uncached model")
+        cases, _ = make_cases(loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed)
+        taken = spec.build().profile(cases, loaded.cases.sensitivity)
+        path = folder.write("profile.json", taken.to_json())
+    finally:
+        folder.release()
+    if as_json:
+        facts = {"profile": str(path), "signal_fit": taken.fit, "change": taken.change.tolist()}
+        json.dump(facts, sys.stdout)
+        sys.stdout.write("\n")
+        return
+    typer.echo(f"{'signal':18} rank correlation with the residual's true change")
+    for name, value in sorted(taken.fit.items(), key=lambda item: -item[1]):
+        typer.echo(f"{name:18} {value:.3f}")
+    typer.echo(f"profile: {path}")

@@ -1,0 +1,142 @@
+"""`autotune show`: a finished search, or a preset, as a table."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autotune.cli.common import Json
+from xslim.errors import ConfigError
+from xslim.policy.preset import Preset, load_preset
+
+
+def show(
+    target: Annotated[
+        str, typer.Argument(help="a search's folder, a preset file, or a shipped preset's name")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Print a search's front, or what a preset is made for and holds."""
+    folder = Path(target)
+    if folder.is_dir():
+        summary = read_summary(folder)
+        if as_json:
+            json.dump(summary, sys.stdout, indent=2)
+            sys.stdout.write("\n")
+        else:
+            print_summary(summary, folder)
+        return
+    preset = load_preset(target)
+    if as_json:
+        json.dump(preset.to_data(), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        print_preset(preset)
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read a finished search.
+
+    Raises:
+        ConfigError: the folder holds none.
+    """
+    path = folder / "summary.json"
+    try:
+        data: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            "holds no summary.json; give the folder of a finished search", source=str(folder)
+        ) from None
+    except (OSError, ValueError):
+        raise ConfigError("unreadable; run the search again", source=str(path)) from None
+    return data
+
+
+def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
+    """Print the front of a search; numbers are those of the held-out cases."""
+    from rich.console import Console
+    from rich.table import Table
+
+    nets = summary["nets"]
+    table = Table(title=f"{summary['experiment']}: presets on held-out cases", title_justify="left")
+    columns = ("preset", "tier", "speedup (95 %)", "compute", "PSNR p5", nets["lpips"], "p95", nets["fid"])
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("preset", "tier") else "right", no_wrap=True)
+    names = {tier: member["preset"] for tier, member in summary["tiers"].items()}
+    listed = list(summary["front"])
+    actions = {member["actions"]: member["preset"] for member in listed}
+    for tier, member in summary["tiers"].items():
+        if member["actions"] not in actions:
+            listed.append(member)
+        else:
+            names[tier] = actions[member["actions"]]
+    for member in sorted(listed, key=lambda m: -m["speedup"]):
+        held = member["holdout"]
+        low, high = held["speedup"]["ci95"]
+        tiers = ", ".join(tier for tier, preset in names.items() if preset == member["preset"])
+        table.add_row(
+            member["preset"].removeprefix("presets/").removesuffix(".yaml"),
+            tiers,
+            f"{member['speedup']:.2f}x ({low:.2f}-{high:.2f})",
+            f"{member['compute_fraction']:.3f}",
+            f"{held['psnr_p5']['value']:.1f} dB",
+            f"{held['lpips']['value']:.4f}",
+            f"{held['lpips_p95']['value']:.4f}",
+            f"{held['fid']['value']:.2f}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    trials, base = summary["trials"], summary["baseline"]
+    console.print(
+        f"{trials['complete']} trials ({trials['deduplicated']} repeated, {trials['failed']} failed), "
+        f"{summary['images_generated']} images, {summary['wall_s']:.0f} s; uncached "
+        f"{base['latency_s']:.2f} s a batch of {base['batch']}, A/A floor {100 * base['a_a_floor']:.1f} %",
+        highlight=False,
+    )
+    console.print(f"folder: {folder}", highlight=False)
+
+
+def print_preset(preset: Preset) -> None:
+    """Print a preset: what it is for, what it does, what it was measured to hold."""
+    model, holdout = preset.model, preset.quality.holdout
+    typer.echo(preset.name)
+    size = f"{model.height}x{model.width} latent" if model.height else "any size"
+    typer.echo(
+        f"  model     {model.family} {model.transformer}, {model.num_steps} steps, {size}, {model.dtype}"
+    )
+    typer.echo(f"  policy    {describe(preset)}")
+    for name, bound in preset.quality.bounds.items():
+        value = holdout.get(name, {}).get("value")
+        typer.echo(f"  bound     {name} {bound:g}" + ("" if value is None else f", held-out {value:.4g}"))
+    for name in ("speedup", "compute_fraction", "psnr", "lpips", "ssim"):
+        entry = holdout.get(name)
+        if entry:
+            interval = entry.get("ci95")
+            shown = "" if interval is None else f"  ({interval[0]:.4g} - {interval[1]:.4g})"
+            typer.echo(f"  {name:16} {entry['value']:.4g}{shown}")
+    device = preset.provenance.get("device")
+    if device:
+        typer.echo(f"  measured  {holdout.get('cases', '?')} held-out cases on {device}")
+
+
+def describe(preset: Preset) -> str:
+    """A policy in one line."""
+    policy = preset.policy
+    predictor: str = policy.predictor.kind
+    if predictor != "hold":
+        predictor += f" {policy.predictor.order}"
+    controller = policy.controller
+    if controller.kind == "pattern":
+        return f"pattern {controller.steps}, {predictor}"
+    if controller.kind == "dual-threshold":
+        polish = "+".join(controller.polish) or "none"
+        return (
+            f"dual-threshold: skip below {controller.warning:.3g}, polish ({polish}) to "
+            f"{controller.critical:.3g}, then compute; {predictor}"
+        )
+    return f"{controller.kind}, {predictor}"

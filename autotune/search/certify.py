@@ -1,0 +1,144 @@
+"""Certification: front members measured on held-out cases; what misses its bounds is dropped, with the reason."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from autotune.scoring.case import Case, cases_sha256
+from autotune.scoring.measurement import Latency, Measurement
+from autotune.scoring.profile import Profile
+from autotune.scoring.statistics import mean_ci95, tail_ci95
+from autotune.search.dispatch import Dispatcher, RunBrokenError, last_line
+from autotune.search.experiment import Experiment
+from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, UPPER_TAIL, Bound, violations
+from autotune.search.pareto import spread
+from autotune.search.scorer import Scorer
+from autotune.search.store import TrialRow
+from autotune.search.study import SearchLoop
+from xslim.policy.policy import Policy
+
+log = logging.getLogger(__name__)
+TIER_CANDIDATES = 3  # per tier: the fastest that hold its bounds on the search cases
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A candidate on the held-out cases.
+
+    Attributes:
+        row: its row in the search.
+        scalars: as in the row, on the held-out cases.
+        holdout: scalar -> {"value", "ci95"}.
+        missed: bound -> value, of the bounds it misses.
+        measurement: everything measured.
+    """
+
+    row: TrialRow
+    scalars: dict[str, float]
+    holdout: dict[str, dict[str, Any]]
+    missed: dict[str, float]
+    measurement: Measurement
+
+
+def candidates(loop: SearchLoop, experiment: Experiment) -> list[TrialRow]:
+    """Choose what is certified: a spread of the front, and the fastest rows that hold each tier's bounds."""
+    best = loop.best()
+    chosen = [best[i] for i in spread([loop.minimised(row) for row in best], experiment.search.certify)]
+    for bounds in experiment.tiers.values():
+        holding = [row for row in loop.rows if holds(bounds, row.scalars)]
+        holding.sort(key=lambda row: row.scalars.get("latency", row.scalars["compute_fraction"]))
+        chosen += holding[:TIER_CANDIDATES]
+    unique: dict[str, TrialRow] = {}
+    for row in chosen:
+        unique.setdefault(repr(row.policy), row)
+    return list(unique.values())
+
+
+def holds(bounds: Mapping[str, Bound], scalars: Mapping[str, float]) -> bool:
+    """Whether all bounds hold."""
+    return all(v <= 0 for v in violations(bounds, scalars).values())
+
+
+def certify(
+    dispatcher: Dispatcher,
+    rows: Sequence[TrialRow],
+    experiment: Experiment,
+    scorer: Scorer,
+    cases: tuple[Case, ...],
+) -> list[Certified]:
+    """Measure rows on the held-out cases; fastest first.
+
+    Raises:
+        RunBrokenError: a measurement failed.
+    """
+    found: list[Certified] = []
+
+    def take(tag: Any, result: Any) -> None:
+        if not isinstance(result.value, Measurement):
+            raise RunBrokenError(f"certification failed: {last_line(result.error)}")
+        found.append(_certified(tag, result.value, experiment, scorer))
+
+    for row in rows:
+        rounds = experiment.search.certify_rounds
+        dispatcher.submit("evaluate", cases, row, Policy.parse(row.policy), rounds)
+    dispatcher.drain(take)
+    return sorted(found, key=lambda c: (c.scalars["latency"], c.row.trial))
+
+
+def _certified(row: TrialRow, measured: Measurement, experiment: Experiment, scorer: Scorer) -> Certified:
+    scalars = scorer.scalars(measured)
+    if not row.scalars:  # screened, never measured on search cases
+        row = replace(row, scalars=scalars, actions=measured.quality.actions)
+    broken = {name: scalars[name] for name, v in violations(experiment.bounds, scalars).items() if v > 0}
+    return Certified(row, scalars, with_intervals(scalars, measured), broken, measured)
+
+
+def with_intervals(scalars: Mapping[str, float], measured: Measurement) -> dict[str, dict[str, Any]]:
+    """Attach 95 % bootstrap intervals to the scalars that come from rows or pairs."""
+    result: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in scalars.items()}
+    for name, values in measured.quality.rows.items():
+        end = LOWER_TAIL if METRIC_NAMES[name] else UPPER_TAIL
+        result[name]["ci95"] = list(mean_ci95(values)[1:])
+        result[f"{name}_p{end}"]["ci95"] = list(tail_ci95(values, end)[1:])
+        worst = int(np.argmin(values) if METRIC_NAMES[name] else np.argmax(values))
+        case = measured.quality.cases[worst]
+        result[name]["worst"] = {"value": float(values[worst]), "prompt": case.prompt, "seed": case.seed}
+    if measured.latency is not None:
+        low, high = speedup_ci95(measured.latency)
+        result["speedup"]["ci95"] = [low, high]
+        result["latency"]["ci95"] = [1 / high, 1 / low]
+    return result
+
+
+def speedup_ci95(latency: Latency) -> tuple[float, float]:
+    """Bootstrap interval of the median paired ratio, widened to the worker's A/A floor."""
+    ratios = np.asarray(latency.log_ratios)
+    rng = np.random.default_rng(0)
+    medians = np.median(rng.choice(ratios, size=(2000, len(ratios))), axis=1)
+    floor = np.log1p(latency.floor)
+    middle = float(np.median(ratios))
+    low = min(float(np.percentile(medians, 2.5)), middle - floor)
+    high = max(float(np.percentile(medians, 97.5)), middle + floor)
+    return float(np.exp(low)), float(np.exp(high))
+
+
+def evidence(certified: Certified, cases: Sequence[Case], seed: int) -> dict[str, Any]:
+    """What a preset says of its held-out measurement."""
+    quality = certified.measurement.quality
+    return {
+        **{name: entry for name, entry in certified.holdout.items() if name != "memory"},
+        "cases": len(quality.cases),
+        "cases_seed": seed,
+        "cases_sha256": cases_sha256(cases),
+        "held_bytes": quality.held_bytes,
+    }
+
+
+def profile_note(profile: Profile) -> dict[str, float]:
+    """How well each signal follows the true change, for provenance."""
+    return {name: round(value, 4) for name, value in profile.fit.items()}

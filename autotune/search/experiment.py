@@ -1,0 +1,170 @@
+"""Experiment: one YAML file that names model, cases, objectives, bounds, search space and how to run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from autotune.search.objective import METRIC_NAMES, Bound
+from autotune.search.space import SearchSpace
+from xslim.errors import ConfigError
+from xslim.policy.document import Document, parse_yaml, read_yaml
+
+SCHEMA_VERSION = 1
+Positive = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class Model(Document):
+    """What is run. Keys as in `ModelSpec`."""
+
+    path: Annotated[str, Field(min_length=1)]
+    num_steps: Annotated[int, Field(ge=2, le=10_000)] = 50
+    guidance_scale: Annotated[float, Field(ge=0.0, le=100.0)] = 1.5
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    device: Annotated[str, Field(min_length=1)] = "auto"
+    prompts: Annotated[tuple[int | str, ...], Field(strict=False, min_length=1)]
+
+
+class Search(Document):
+    """How long and how the search goes on.
+
+    Attributes:
+        trials: candidates told COMPLETE or PRUNED, warm starts included.
+        max_seconds: no new candidate after so many seconds; None for no limit.
+        sampler: Optuna's sampler.
+        timing_rounds: A B B A rounds of every candidate.
+        certify: front members measured on the held-out cases.
+        warm_starts: share of the trials given to schedules computed from the profile.
+    """
+
+    trials: Annotated[int, Field(ge=0, le=1_000_000)] = 40
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    sampler: Literal["tpe", "random"] = "tpe"
+    timing_rounds: Positive = 1
+    certify: Positive = 10
+    certify_rounds: Positive = 3
+    warm_starts: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+
+
+class Cases(Document):
+    """How many cases, and how they are drawn."""
+
+    search: Annotated[int, Field(ge=2, le=100_000)] = 16
+    holdout: Annotated[int, Field(ge=2, le=100_000)] = 64
+    seed: Annotated[int, Field(ge=0, le=2**31)] = 0
+    batch: Annotated[int, Field(ge=1, le=10_000)] = 8
+    sensitivity: Annotated[int, Field(ge=1, le=1000)] = 2
+
+
+class Metrics(Document):
+    """Networks and reference data of the metrics, relative to the current directory."""
+
+    net: str
+    reference_stats: str | None = None
+
+
+class ExecutorChoice(Document):
+    """Where the work runs."""
+
+    kind: Literal["local", "ray"] = "ray"
+    workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+
+
+class Tracking(Document):
+    """Where the search is shown."""
+
+    kind: Literal["mlflow", "none"] = "mlflow"
+
+
+class Experiment(Document):
+    """One reproducible search.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of the wrong type or out of range.
+    """
+
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    name: Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    model: Model
+    search_space: Annotated[str, Field(min_length=1)]
+    search: Search = Search()
+    cases: Cases = Cases()
+    metrics: Metrics
+    objectives: Annotated[tuple[str, ...], Field(strict=False, min_length=2, max_length=3)] = (
+        "latency",
+        "lpips",
+    )
+    bounds: dict[str, Bound] = Field(default_factory=dict)
+    tiers: dict[str, dict[str, Bound]] = Field(default_factory=dict)
+    executor: ExecutorChoice = ExecutorChoice()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for i, name in enumerate(self.objectives):
+            if name not in METRIC_NAMES:
+                allowed = ", ".join(METRIC_NAMES)
+                raise ConfigError(
+                    f"got {name!r}; allowed: any two or three of {allowed}", key=f"objectives.{i}"
+                )
+        if len(set(self.objectives)) != len(self.objectives):
+            raise ConfigError(
+                "an objective is given twice; name two or three different ones", key="objectives"
+            )
+        return self
+
+    def space(self, source: str | Path | None) -> SearchSpace:
+        """Load the search space, relative to the experiment's file, else to the current directory.
+
+        Raises:
+            ConfigError: the file is missing or at fault.
+        """
+        path = Path(self.search_space)
+        beside = None if source is None else Path(source).parent / path
+        return SearchSpace.load(beside if beside is not None and beside.exists() else path)
+
+
+def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read an experiment and apply `KEY=VALUE` overrides.
+
+    Args:
+        path: the YAML file.
+        overrides: dotted keys with YAML values, such as `search.trials=8`.
+
+    Raises:
+        ConfigError: the file or an override is at fault.
+    """
+    data = read_yaml(path)
+    if not isinstance(data, Mapping):
+        raise ConfigError("allowed is a mapping of keys", source=str(path))
+    merged: dict[str, Any] = dict(data)
+    for override in overrides:
+        _apply(merged, override)
+    try:
+        return Experiment.parse(merged)
+    except ConfigError as error:
+        keys = [override.partition("=")[0] for override in overrides]
+        from_command = any(
+            f"{error.key}.".startswith(f"{key}.") or key.startswith(f"{error.key}.") for key in keys
+        )
+        raise error.at(source="--set" if from_command else str(path)) from None
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"got {override!r}; allowed is KEY=VALUE, such as search.trials=8", source="--set")
+    value = text if key == "model.path" else parse_yaml(text, source=f"--set {key}")
+    *parents, last = key.split(".")
+    at = data
+    for name in parents:
+        child = at.get(name, {})
+        if not isinstance(child, Mapping):
+            raise ConfigError(f"{name} holds a value, not keys", key=key, source="--set")
+        at[name] = dict(child)
+        at = at[name]
+    at[last] = value

@@ -1,0 +1,189 @@
+"""Export: certified candidates as preset files, and the summary of the search."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autotune.scoring.case import Case
+from autotune.scoring.measurement import Measurement
+from autotune.scoring.profile import Profile
+from autotune.search.certify import Certified, evidence, holds, profile_note
+from autotune.search.experiment import Experiment
+from autotune.search.objective import METRIC_NAMES, Bound
+from autotune.search.pareto import front
+from autotune.search.scorer import Scorer
+from autotune.search.store import RunFolder
+from xslim.policy.policy import Policy
+from xslim.policy.preset import Preset, Quality, save_preset
+
+SUMMARY_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A preset on disk.
+
+    Attributes:
+        file: path relative to the run folder.
+        certified: its held-out measurement.
+        preset: the preset.
+    """
+
+    file: str
+    certified: Certified
+    preset: Preset
+
+
+def select_front(certified: Sequence[Certified], experiment: Experiment) -> list[Certified]:
+    """Certified candidates that hold all bounds and that no other one beats on held-out cases, fastest first."""
+    holding = [c for c in certified if not c.missed]
+
+    def minimised(c: Certified) -> tuple[float, ...]:
+        return tuple(-c.scalars[n] if METRIC_NAMES[n] else c.scalars[n] for n in experiment.objectives)
+
+    return [holding[i] for i in front([minimised(c) for c in holding])]
+
+
+def export(
+    folder: RunFolder,
+    experiment: Experiment,
+    profile: Profile,
+    certified: Sequence[Certified],
+    cases: Sequence[Case],
+) -> tuple[list[Exported], dict[str, Exported]]:
+    """Write `presets/front-NN.yaml`, 00 the fastest, and one file a tier; return both."""
+    for old in folder.presets.glob("*.yaml"):
+        old.unlink()
+
+    def write(name: str, chosen: Certified, bounds: Mapping[str, Bound]) -> Exported:
+        preset = _preset(f"{experiment.name}/{name}", experiment, profile, chosen, bounds, cases)
+        save_preset(preset, folder.presets / f"{name}.yaml")
+        return Exported(f"presets/{name}.yaml", chosen, preset)
+
+    members = [
+        write(f"front-{i:02d}", chosen, experiment.bounds)
+        for i, chosen in enumerate(select_front(certified, experiment))
+    ]
+    tiers = {}
+    for tier, bounds in experiment.tiers.items():
+        fastest = next((c for c in certified if not c.missed and holds(bounds, c.scalars)), None)
+        if fastest is not None:
+            tiers[tier] = write(tier, fastest, bounds)
+    return members, tiers
+
+
+def _preset(
+    name: str,
+    experiment: Experiment,
+    profile: Profile,
+    chosen: Certified,
+    bounds: Mapping[str, Bound],
+    cases: Sequence[Case],
+) -> Preset:
+    limits = {key: b.min if b.min is not None else b.max for key, b in bounds.items()}
+    return Preset(
+        name=name,
+        model=profile.signature,
+        policy=Policy.parse(chosen.row.policy),
+        quality=Quality(
+            bounds={key: limit for key, limit in limits.items() if limit is not None},
+            holdout=_rounded(evidence(chosen, cases, experiment.cases.seed)),
+        ),
+        provenance={
+            "study": experiment.name,
+            "trial": chosen.row.trial,
+            "family": chosen.row.family,
+            "seed": experiment.search.seed,
+            "search_cases": experiment.cases.search,
+            "search_scalars": _rounded(chosen.row.scalars),
+            "signal_fit": profile_note(profile),
+            "versions": {k: v for k, v in chosen.measurement.environment.items() if k != "device"},
+            "device": chosen.measurement.environment.get("device", "unknown"),
+            "nets": nets(len(cases)),
+        },
+    )
+
+
+def nets(n: int) -> dict[str, str]:
+    """Role name -> how tables print it, with the network and the number of samples."""
+    return {"lpips": "lpips_digits", "fid": f"fid_digits@{n}", "kid": f"kid_digits@{n}"}
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to six significant digits; files are read by people."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value
+
+
+def summary(
+    experiment: Experiment,
+    baseline: Measurement,
+    scorer: Scorer,
+    trials: Mapping[str, int],
+    images: int,
+    wall_s: float,
+    volume: float,
+    members: Sequence[Exported],
+    tiers: Mapping[str, Exported],
+    certified: Sequence[Certified],
+) -> dict[str, Any]:
+    """Return the content of `summary.json`."""
+    base = scorer.scalars(baseline)
+    latency = baseline.latency
+    data = {
+        "schema_version": SUMMARY_VERSION,
+        "experiment": experiment.name,
+        "seed": experiment.search.seed,
+        "objectives": list(experiment.objectives),
+        "nets": nets(experiment.cases.holdout),
+        "baseline": {
+            "latency_s": None if latency is None else latency.baseline_s,
+            "a_a_floor": None if latency is None else latency.floor,
+            "batch": experiment.cases.batch,
+            "metrics": {name: base[name] for name in ("fid", "kid")},
+        },
+        "trials": dict(trials),
+        "images_generated": images,
+        "wall_s": wall_s,
+        "hypervolume": volume,
+        "front": [_member(member) for member in members],
+        "tiers": {tier: _member(member) for tier, member in tiers.items()},
+        "dropped": [
+            {"trial": c.row.trial, "actions": c.row.actions, "missed": c.missed}
+            for c in certified
+            if c.missed
+        ],
+        "environment": baseline.environment,
+    }
+    rounded: dict[str, Any] = _rounded(data)
+    return rounded
+
+
+def _member(member: Exported) -> dict[str, Any]:
+    chosen = member.certified
+    quality = ("lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_p5")
+    return {
+        "preset": member.file,
+        "speedup": chosen.scalars["speedup"],
+        "compute_fraction": chosen.scalars["compute_fraction"],
+        "actions": chosen.row.actions,
+        "memory": chosen.scalars["memory"],
+        "metrics": {name: chosen.row.scalars[name] for name in quality},
+        "holdout": {
+            name: chosen.holdout[name] for name in (*quality, "speedup", "latency", "compute_fraction")
+        },
+    }
+
+
+def write_summary(folder: RunFolder, data: Mapping[str, Any]) -> Path:
+    """Write `summary.json`."""
+    return folder.write("summary.json", json.dumps(data, indent=2) + "\n")
