@@ -215,7 +215,7 @@ HOSTILE = {
     "deep mappings": "{a: " * 5_000 + "}" * 5_000,
     "deep blocks": "".join("  " * i + "a:\n" for i in range(500)),
     "deep sequence": "- " * 3_000 + "a",
-    "many values": "[" + "1," * 300_000 + "]",
+    "many values": "[" + "1," * 210_000 + "]",
     "huge number": "name: " + "9" * 100_000,
     "huge float": "policy: {controller: {kind: dual-threshold, critical: 1e999}}",
     "huge text": "name: " + "x" * 3_000_000,
