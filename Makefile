@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL ?= dit-digits
 
-.PHONY: setup demo test test-slow check bench clean
+.PHONY: setup demo test test-slow check bench presets clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,11 @@ check: setup
 
 bench: setup
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+# Searches and certifies anew, then replaces the shipped presets by what was found.
+presets: setup
+	$(BIN)/autotune search experiments/$(MODEL).yaml --out runs/presets/$(MODEL)
+	$(BIN)/python -m experiments.ship_presets $(MODEL)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

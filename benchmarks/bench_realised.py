@@ -1,4 +1,4 @@
-"""Realised against ideal: compute_fraction times speedup of a step-only pattern at 3x. Target: at least 0.9."""
+"""Realised against ideal: compute_fraction times speedup of a step-only pattern at 3x; target 0.9."""
 
 from __future__ import annotations
 

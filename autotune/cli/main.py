@@ -45,7 +45,8 @@ def main() -> None:
         if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's usage errors
             error.show()
             sys.exit(INPUT_FAULT)
-        raise
+        logging.getLogger(__name__).exception("the run broke")
+        sys.exit(BROKEN)
     sys.exit(status if isinstance(status, int) else DONE)
 
 

@@ -155,7 +155,7 @@ def record_residuals(runner: PipelineRunner) -> Iterator[Recorded]:
 
 
 def _readings(runner: PipelineRunner, batch: Sequence[Case]) -> dict[str, NDArray[np.float64]]:
-    """Draw a batch with every step full and all signals measured: signal -> [steps - 1, rows], NaN where undefined."""
+    """Draw a batch uncached with all signals measured: signal -> [steps - 1, rows], NaN where undefined."""
     policy = Policy.parse(
         {
             "controller": {"kind": "dual-threshold", "critical": 0.0, "polish": []},

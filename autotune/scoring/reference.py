@@ -23,7 +23,7 @@ FORMAT = 1  # rises when the way references are drawn changes
 
 
 class ReferenceStore:
-    """Uncached pictures of batches. Writes are atomic; an entry that does not match its checksum is redrawn."""
+    """Uncached pictures of batches. Writes are atomic; an entry that fails its checksum is redrawn."""
 
     def __init__(self, folder: Path, runner: PipelineRunner) -> None:
         self._folder = folder

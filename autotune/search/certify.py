@@ -1,4 +1,4 @@
-"""Certification: front members measured on held-out cases; what misses its bounds is dropped, with the reason."""
+"""Certification: candidates measured on held-out cases; what misses its bounds is dropped, with the reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Certified:
         row: its row in the search.
         scalars: as in the row, on the held-out cases.
         holdout: scalar -> {"value", "ci95"}.
-        missed: bound -> value, of the bounds it misses.
+        missed: bound -> value, of the bounds it misses; `speedup` when it is not above 1.
         measurement: everything measured.
     """
 
@@ -95,6 +95,8 @@ def _certified(row: TrialRow, measured: Measurement, experiment: Experiment, sco
     if not row.scalars:  # screened, never measured on search cases
         row = replace(row, scalars=scalars, actions=measured.quality.actions)
     broken = {name: scalars[name] for name, v in violations(experiment.bounds, scalars).items() if v > 0}
+    if scalars["speedup"] <= 1:  # no preset is worth shipping that is not faster
+        broken["speedup"] = scalars["speedup"]
     return Certified(row, scalars, with_intervals(scalars, measured), broken, measured)
 
 

@@ -39,7 +39,7 @@ class Exported:
 
 
 def select_front(certified: Sequence[Certified], experiment: Experiment) -> list[Certified]:
-    """Certified candidates that hold all bounds and that no other one beats on held-out cases, fastest first."""
+    """Certified candidates that hold all bounds and that no other one beats, fastest first."""
     holding = [c for c in certified if not c.missed]
 
     def minimised(c: Certified) -> tuple[float, ...]:

@@ -72,7 +72,7 @@ def tell(
     violations: Mapping[str, float],
     attributes: Mapping[str, Any],
 ) -> None:
-    """Tell a measured trial, constraints first; every trial carries the same constraints in the same order."""
+    """Tell a measured trial, constraints first; every trial carries the same ones in the same order."""
     for name in sorted(violations):
         trial.set_constraint(name, float(violations[name]))
     for name, value in attributes.items():

@@ -65,4 +65,4 @@ def spread(points: Sequence[Sequence[float]], count: int) -> list[int]:
     if len(order) <= count:
         return order
     positions = np.linspace(0, len(order) - 1, count)
-    return [order[int(round(float(p)))] for p in positions]
+    return [order[round(float(p))] for p in positions]

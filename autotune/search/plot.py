@@ -54,17 +54,13 @@ def pareto_png(path: Path, summary: Mapping[str, Any], rows: Sequence[TrialRow])
             label="presets, held-out cases (95 % intervals)",
             zorder=3,
         )
+    labels: dict[tuple[float, float], list[str]] = {}
     for tier, member in summary["tiers"].items():
-        value = member["holdout"]["psnr_p5"]["value"]
-        axes.annotate(
-            tier,
-            (member["speedup"], value),
-            xytext=(6, 7),
-            textcoords="offset points",
-            fontsize=9,
-            color=ACCENT,
-        )
-    axes.set_xlabel("measured speedup of the denoising loop, paired (×)")
+        labels.setdefault((member["speedup"], member["holdout"]["psnr_p5"]["value"]), []).append(tier)
+    for point, tiers in labels.items():
+        text = ", ".join(tiers)
+        axes.annotate(text, point, xytext=(6, 7), textcoords="offset points", fontsize=9, color=ACCENT)
+    axes.set_xlabel("measured speedup of the denoising loop, paired (x)")
     axes.set_ylabel("PSNR to the uncached picture, 5th percentile (dB)")
     axes.set_title(f"{summary['experiment']}: {summary['trials']['complete']} trials")
     axes.grid(alpha=0.25, zorder=0)

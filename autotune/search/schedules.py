@@ -7,6 +7,7 @@ of the picture to each step, and comes from inner products of the recorded resid
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -72,7 +73,7 @@ class Scheduler:
         for step in steps:
             letters[step] = Action.FULL
         bounds = [*steps, self.profile.num_steps]
-        gaps = [(a, b) for a, b in zip(bounds, bounds[1:], strict=False) if b - a >= 3]
+        gaps = [(a, b) for a, b in itertools.pairwise(bounds) if b - a >= 3]
         gaps.sort(key=lambda gap: (-self._gap_weight(*gap), gap))
         chosen = sorted((a + b) // 2 for a, b in gaps[:refreshes])
         for i, step in enumerate(chosen):

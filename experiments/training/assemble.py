@@ -15,7 +15,6 @@ from diffusers import AutoencoderKL, DiTPipeline, DiTTransformer2DModel
 from experiments.training.dit import scheduler
 
 MAX_BYTES = 8 * 2**20  # the repository's limit for one file of weights
-WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def main() -> None:
@@ -29,9 +28,7 @@ def main() -> None:
         transformer=DiTTransformer2DModel.from_pretrained(args.dit),
         vae=AutoencoderKL.from_pretrained(args.vae),
         scheduler=scheduler(),
-        id2label=dict(enumerate(WORDS)),
     )
-    pipe.register_to_config(id2label={str(i): word for i, word in enumerate(WORDS)})
     pipe.to(torch.float16).save_pretrained(args.out)
     for file in sorted(args.out.rglob("*.safetensors")):
         size = file.stat().st_size

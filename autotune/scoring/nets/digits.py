@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import NamedTuple
@@ -41,7 +42,7 @@ class DigitsClassifier(nn.Module):
                 nn.Conv2d(b, b, 3, padding=1),
                 nn.GELU(),
             )
-            for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True))
+            for i, (a, b) in enumerate(itertools.pairwise(sizes))
         )
         self.feature = nn.Linear(CHANNELS[-1] * 16, FEATURES)
         self.head = nn.Linear(FEATURES, 10)

@@ -1,0 +1,1 @@
+"""Reproducible runs: experiment files, reference models, training scripts, and the demo."""
