@@ -9,6 +9,7 @@ from xslim.policy.controller import FRESH, ControllerState
 from xslim.policy.policy import Policy
 from xslim.runtime.feature_cache import BlockResiduals, KeysValues, ResidualHistory, held_bytes
 from xslim.runtime.indicators import INDICATORS, Indicator
+from xslim.runtime.tokens import TokenRecord
 
 
 class BranchState:
@@ -21,8 +22,7 @@ class BranchState:
         self.residuals = BlockResiduals()
         self.compute_flags: list[tuple[bool, ...] | None] = [None] * rows
         self.keys_values = KeysValues()
-        self.token_change: Tensor | None = None  # [batch, tokens]
-        self.token_age: Tensor | None = None  # [batch, tokens]
+        self.tokens = TokenRecord()
         self.health: Tensor | None = None  # [batch], 0 where the last residual is finite
         self.indicators: dict[str, Indicator] = {
             name: INDICATORS[name]() for name in policy.signals if name in INDICATORS
@@ -35,11 +35,10 @@ class BranchState:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor held."""
-        single = [t for t in (self.token_change, self.token_age, self.health) if t is not None]
+        single = [] if self.health is None else [self.health]
         signals = [t for indicator in self.indicators.values() for t in indicator.tensors()]
-        return (
-            single + signals + self.history.tensors() + self.residuals.tensors() + self.keys_values.tensors()
-        )
+        kept = (self.tokens, self.history, self.residuals, self.keys_values)
+        return [*single, *signals, *(tensor for part in kept for tensor in part.tensors())]
 
     @property
     def held_bytes(self) -> int:

@@ -20,7 +20,7 @@ from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
 from xslim.runtime.predictors import weights
 from xslim.runtime.rows import Rows
-from xslim.runtime.tokens import gather_tokens, scatter_tokens, select_tokens
+from xslim.runtime.tokens import gather_tokens, scatter_tokens
 
 Forward = Callable[..., Tensor]
 
@@ -158,12 +158,7 @@ class Step:
         self._skip = Rows.of([a is Action.SKIP for a in actions], device)
         self._computed = Rows.of([a is not Action.SKIP for a in actions], device)
         self._none = Rows((), state.rows)
-        if len(self._token) and state.token_change is not None and state.token_age is not None:
-            self._tokens = select_tokens(
-                self._token.take(state.token_change),
-                self._token.take(state.token_age),
-                self._task.policy.token,
-            )
+        self._tokens = state.tokens.select(self._token, self._task.policy.token)
 
     def _work_of(self, block: int) -> tuple[Rows, Rows, Rows]:
         """Which samples compute a block, replay it, or refresh tokens in it."""
@@ -279,19 +274,10 @@ class Step:
         change = state.history.change()
         if change is None:
             return
-        if state.token_change is None or state.token_age is None:
-            state.token_change, state.token_age = change, torch.zeros_like(change)
-            return
         whole = Rows.of([d.action in (Action.FULL, Action.BLOCK) for d in self.decisions], change.device)
-        if len(whole):
-            whole.put(state.token_change, whole.take(change))
-            whole.put(state.token_age, torch.zeros_like(whole.take(change)))
-        if len(self._token) and self._tokens is not None:
-            rows, chosen = self._token, self._tokens
-            old, new = rows.take(state.token_change), rows.take(change)
-            rows.put(state.token_change, old.scatter(1, chosen, new.gather(1, chosen)))
-            age = rows.take(state.token_age) + 1
-            rows.put(state.token_age, age.scatter(1, chosen, torch.zeros_like(chosen, dtype=age.dtype)))
+        state.tokens.note_all(change, whole)
+        if self._tokens is not None:
+            state.tokens.note_chosen(change, self._token, self._tokens)
 
     def _choose_blocks(self) -> None:
         """After a full step: which blocks a later refresh recomputes; drop what nobody replays."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from xslim.policy.policy import TokenReuse
+from xslim.runtime.rows import Rows
 
 
 def tokens_at(rule: TokenReuse, total: int) -> int:
@@ -24,6 +26,42 @@ def select_tokens(change: Tensor, age: Tensor, rule: TokenReuse) -> Tensor:
     score = change / scale + rule.age_weight * age
     chosen = score.topk(tokens_at(rule, change.shape[1]), dim=1).indices
     return chosen.sort(dim=1).values
+
+
+class TokenRecord:
+    """Change and age of every token, as of the last time it was computed; one row a sample."""
+
+    def __init__(self) -> None:
+        self._change: Tensor | None = None  # [batch, tokens]
+        self._age: Tensor | None = None  # [batch, tokens], refreshes that left the token out
+
+    def note_all(self, change: Tensor, rows: Rows) -> None:
+        """Note samples that computed every token. Shape: change [batch, tokens]."""
+        if self._change is None or self._age is None:
+            self._change, self._age = change, torch.zeros_like(change)
+        elif len(rows):
+            fresh = rows.take(change)
+            rows.put(self._change, fresh)
+            rows.put(self._age, torch.zeros_like(fresh))
+
+    def note_chosen(self, change: Tensor, rows: Rows, chosen: Tensor) -> None:
+        """Note samples that computed some tokens. Shapes: change [batch, tokens], chosen [rows, chosen]."""
+        if self._change is None or self._age is None:
+            return
+        old, new = rows.take(self._change), rows.take(change)
+        rows.put(self._change, old.scatter(1, chosen, new.gather(1, chosen)))
+        age = rows.take(self._age) + 1
+        rows.put(self._age, age.scatter(1, chosen, torch.zeros_like(chosen, dtype=age.dtype)))
+
+    def select(self, rows: Rows, rule: TokenReuse) -> Tensor | None:
+        """Choose the tokens that a refresh of some samples recomputes, [rows, chosen]."""
+        if not len(rows) or self._change is None or self._age is None:
+            return None
+        return select_tokens(rows.take(self._change), rows.take(self._age), rule)
+
+    def tensors(self) -> list[Tensor]:
+        """Everything held."""
+        return [t for t in (self._change, self._age) if t is not None]
 
 
 def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
