@@ -36,17 +36,25 @@ INPUT_FAULT = 2
 
 def validate(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="presets, policies, experiments, search spaces")
+        list[Path] | None,
+        typer.Argument(
+            help="presets, policies, experiments, search spaces; with --schema the folder to write to"
+        ),
     ] = None,
-    schema: Annotated[Path | None, typer.Option(help="write the JSON Schemas into this folder")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="write the JSON Schemas [default folder: schemas]")
+    ] = False,
 ) -> int:
     """Check files; every file gets a line, and the status is 2 when one is at fault."""
-    if schema is not None:
-        write_schemas(schema)
-    if not files and schema is None:
-        raise ConfigError("give a file to check, or --schema DIR")
+    if schema:
+        if files is not None and len(files) > 1:
+            raise ConfigError(f"got {len(files)} folders; give one", key="--schema")
+        write_schemas(files[0] if files else Path("schemas"))
+        return 0
+    if not files:
+        raise ConfigError("give a file to check, or --schema")
     status = 0
-    for path in files or []:
+    for path in files:
         try:
             kind = check(path)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""Certification: candidates measured on held-out cases; what misses its bounds is dropped, with the reason."""
+"""Certification: candidates on held-out cases; what misses its bounds is dropped, with the reason."""
 
 from __future__ import annotations
 
