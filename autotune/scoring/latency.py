@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -18,19 +19,24 @@ from autotune.scoring.pipeline import PipelineRunner
 from xslim.policy.policy import Policy
 
 
-def time_loop(runner: PipelineRunner, batch: Sequence[Case], policy: Policy | None) -> float:
-    """Seconds of one batch's denoising loop, uncached or under a policy."""
-    if policy is None:
-        with runner.loop_timer() as timer:
-            runner.draw(batch)
-            return timer.take()
-    with xslim.attach(runner.pipe, policy, num_steps=runner.spec.num_steps), runner.loop_timer() as timer:
-        runner.draw(batch)
+def time_loop(
+    runner: PipelineRunner, batch: Sequence[Case], policy: Policy | None, num_steps: int | None = None
+) -> float:
+    """Seconds of one batch's denoising loop, uncached or under a policy, of the spec's steps or others."""
+    steps = num_steps or runner.spec.num_steps
+    attached = nullcontext() if policy is None else xslim.attach(runner.pipe, policy, num_steps=steps)
+    with attached, runner.loop_timer() as timer:
+        runner.draw(batch, steps)
         return timer.take()
 
 
 def paired(
-    runner: PipelineRunner, batch: Sequence[Case], policy: Policy | None, rounds: int, floor: float
+    runner: PipelineRunner,
+    batch: Sequence[Case],
+    policy: Policy | None,
+    rounds: int,
+    floor: float,
+    num_steps: int | None = None,
 ) -> Latency:
     """Time a policy against the uncached model in `rounds` rounds of A B B A.
 
@@ -40,10 +46,13 @@ def paired(
         policy: the candidate; None times the uncached model against itself.
         rounds: each gives two pairs.
         floor: the worker's A/A floor, carried along.
+        num_steps: the candidate's denoising steps, when they are not the spec's.
     """
     ratios, base, candidate = [], [], []
     for _ in range(rounds):
-        order = [time_loop(runner, batch, p) for p in (None, policy, policy, None)]
+        first = time_loop(runner, batch, None)
+        pair = [time_loop(runner, batch, policy, num_steps) for _ in range(2)]
+        order = [first, *pair, time_loop(runner, batch, None)]
         ratios += [math.log(order[0] / order[1]), math.log(order[3] / order[2])]
         base += [order[0], order[3]]
         candidate += [order[1], order[2]]
