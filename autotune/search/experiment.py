@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from autotune.search.objective import METRIC_NAMES, Bound
+from autotune.search.objective import METRIC_NAMES, SCALAR_NAMES, Bound
 from autotune.search.space import SearchSpace
 from xslim.errors import ConfigError
-from xslim.policy.document import Document, parse_yaml, read_yaml
+from xslim.policy.document import Document, parse_yaml, read_yaml, suggest
 
 SCHEMA_VERSION = 1
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -115,6 +115,10 @@ class Experiment(Document):
             raise ConfigError(
                 "an objective is given twice; name two or three different ones", key="objectives"
             )
+        for key, bounds in (("bounds", self.bounds), *((f"tiers.{t}", b) for t, b in self.tiers.items())):
+            for name in bounds:
+                if name not in SCALAR_NAMES:
+                    raise ConfigError(f"unknown scalar; {suggest(name, SCALAR_NAMES)}", key=f"{key}.{name}")
         return self
 
     def space(self, source: str | Path | None) -> SearchSpace:

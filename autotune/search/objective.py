@@ -22,6 +22,12 @@ METRIC_NAMES = {
     "memory": False,  # bytes
 }
 LOWER_TAIL, UPPER_TAIL = 5, 95  # percentiles; the worse end of each metric
+PAIRED_NAMES = ("lpips", "psnr", "ssim")  # one value a picture, so they have a tail
+SCALAR_NAMES = (
+    *METRIC_NAMES,
+    "speedup",
+    *(f"{name}_p{LOWER_TAIL if METRIC_NAMES[name] else UPPER_TAIL}" for name in PAIRED_NAMES),
+)
 
 
 class Bound(Document):

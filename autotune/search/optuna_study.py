@@ -60,8 +60,9 @@ def recover(study: optuna.Study) -> int:
     left = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
     for trial in left:
         study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+        point = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if point:
+            study.enqueue_trial(point, user_attrs={"retry_of": trial.number})
     return len(left)
 
 

@@ -137,8 +137,6 @@ class SearchRun:
         profile = self._profile(dispatcher, chosen)
         baseline = self._baseline(dispatcher, holdout)
         scorer = Scorer(self._reference_features(baseline))
-        again = recover_and_enqueue(study, self.space, profile, self.experiment)
-        log.info("%d points queued, %d of them from an interrupted run", *again)
         loop = SearchLoop(
             self.experiment,
             self.space,
@@ -152,6 +150,8 @@ class SearchRun:
             stopped.is_set,
             self.on_progress,
         )
+        again = recover_and_enqueue(study, self.space, profile, self.experiment)
+        log.info("%d points queued, %d of them from an interrupted run", *again)
         self.on_phase(f"searching: {self.experiment.search.trials} trials on {len(chosen)} cases")
         loop.run()
         if stopped.is_set():

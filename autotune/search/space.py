@@ -14,14 +14,16 @@ from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
-from xslim.policy.document import Document
-from xslim.policy.policy import Policy, Predictor
+from xslim.policy.decision import Action
+from xslim.policy.document import Document, describe
+from xslim.policy.policy import Indicator, Pattern, Policy, Predictor
 from xslim.policy.preset import load_preset
 
 SCHEMA_VERSION = 1
 FAMILY = "family"
-# searched keys that are not policy keys: they ask the profile for a schedule
-SCHEDULE_KEYS = ("schedule.full_steps", "schedule.refreshes", "schedule.polish")
+SCHEDULE = "schedule"  # searched keys below it are no policy keys: they ask the profile for a schedule
+# stands in for the profile's table while a space is checked
+FLAT_TABLE = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
 Scalar = bool | int | float | str | None
 Params = Mapping[str, Any]
 
@@ -75,6 +77,20 @@ class Choice(Document):
 Range = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
 
 
+class Schedule(Document):
+    """What a family asks of the profile; the keys `schedule.*`.
+
+    Attributes:
+        full_steps: computed steps.
+        refreshes: skipped steps that become refreshes.
+        polish: letters that the refreshes take in turn.
+    """
+
+    full_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
+    refreshes: Annotated[int, Field(ge=0, le=10_000)] = 0
+    polish: Annotated[str, Field(pattern=r"^[BT]{1,100}$")] = "B"
+
+
 class Planner(Protocol):
     """Makes schedules from a profile; see `autotune.search.schedules.Scheduler`."""
 
@@ -114,20 +130,26 @@ class Family(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        middle = self.middle()
+        self.build(middle, {}, None)  # every key exists
+        for key, searched in self.params.items():
+            for value in _extremes(searched):
+                self.build({**middle, key: value}, {}, None)
         for i, seed in enumerate(self.seeds):
-            for key in seed:
-                if key not in self.params:
-                    raise ConfigError(f"{key} is not searched; name a key of params", key=f"seeds.{i}")
-        for key in self.params:
-            if key.startswith("schedule.") and key not in SCHEDULE_KEYS:
-                raise ConfigError(f"unknown; allowed: {', '.join(SCHEDULE_KEYS)}", key=f"params.{key}")
-        self.build(self.middle(), {}, None)  # every key exists, every range is allowed
-        for end in ("low", "high"):
-            self.build({k: getattr(r, end, None) for k, r in self.params.items()} | self._choices(), {}, None)
+            try:
+                self._check_seed(seed)
+            except ConfigError as error:
+                raise error.at(key=f"seeds.{i}.{error.key}") from None
         return self
 
-    def _choices(self) -> dict[str, Any]:
-        return {key: r.choices[-1] for key, r in self.params.items() if isinstance(r, Choice)}
+    def _check_seed(self, seed: Params) -> None:
+        for key, value in seed.items():
+            searched = self.params.get(key)
+            if searched is None:
+                raise ConfigError("is not searched; name a key of params", key=key)
+            if isinstance(searched, Choice) and value not in searched.choices:
+                raise ConfigError(f"got {describe(value)}, which is none of its choices", key=key)
+        self.build({**self.middle(), **seed}, {}, None)
 
     def middle(self) -> dict[str, Any]:
         """A point inside every range."""
@@ -141,23 +163,26 @@ class Family(Document):
         Raises:
             ConfigError: a key is no policy key, or a value is outside what it allows.
         """
-        base = self.base
-        data: dict[str, Any] = load_preset(base).policy.to_data() if isinstance(base, str) else _copy(base)
+        data = self._base()
         for key, value in params.items():
-            if key not in SCHEDULE_KEYS:
-                _put(data, key, value)
+            _put(data, key, value)
+        schedule = _take_schedule(data)
         _normalise_weights(data)
-        if any(key in SCHEDULE_KEYS for key in self.params):
-            predictor = Predictor.parse(data.get("predictor", {}))
-            data["controller"] = {"kind": "pattern", "steps": _schedule(params, predictor, planner)}
-        if calibration and data.get("controller", {}).get("kind") == "dual-threshold":
-            used = {n for n, w in data.get("indicator", {}).get("signals", {}).items() if w > 0}
-            data.setdefault("indicator", {})["calibration"] = {
-                name: c.to_data() for name, c in calibration.items() if name in used
-            }
-        elif not calibration:  # while a space is checked there is no profile yet
-            _without_table(data)
-        return Policy.parse(data)
+        _calibrate(data, calibration)
+        policy = Policy.parse(data)
+        if schedule is None or planner is None:
+            return policy
+        steps = planner.pattern(policy.predictor, schedule.full_steps, schedule.refreshes, schedule.polish)
+        return policy.model_copy(update={"controller": Pattern(steps=steps)})
+
+    def _base(self) -> dict[str, Any]:
+        if not isinstance(self.base, str):
+            copied: dict[str, Any] = _copy(self.base)
+            return copied
+        try:
+            return load_preset(self.base).policy.to_data()
+        except ConfigError as error:
+            raise ConfigError(str(error), key="base") from None
 
 
 class SearchSpace(Document):
@@ -217,33 +242,54 @@ def _middle(searched: FloatRange | IntRange | Choice) -> Any:
     return (searched.low * searched.high) ** 0.5 if searched.log else (searched.low + searched.high) / 2
 
 
-def _schedule(params: Params, predictor: Predictor, planner: Planner | None) -> str:
-    if planner is None:
-        return "F"
-    return planner.pattern(
-        predictor,
-        int(params.get("schedule.full_steps", 1)),
-        int(params.get("schedule.refreshes", 0)),
-        str(params.get("schedule.polish", "B")),
+def _extremes(searched: FloatRange | IntRange | Choice) -> tuple[Any, ...]:
+    return searched.choices if isinstance(searched, Choice) else (searched.low, searched.high)
+
+
+def _take_schedule(data: dict[str, Any]) -> Schedule | None:
+    """Take what is asked of the profile out of a policy's data; one letter holds the pattern's place."""
+    if SCHEDULE not in data:
+        return None
+    try:
+        schedule = Schedule.parse(data.pop(SCHEDULE))
+    except ConfigError as error:
+        raise error.at(key=f"{SCHEDULE}.{error.key}") from None
+    data["controller"] = {"kind": "pattern", "steps": Action.FULL.value}
+    return schedule
+
+
+def _signals(data: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The signals of a policy's data, as given or by default; None where the data is no valid policy."""
+    indicator = data.get("indicator", {})
+    signals = indicator.get("signals", Indicator().signals) if isinstance(indicator, Mapping) else None
+    valid = isinstance(signals, Mapping) and all(
+        isinstance(w, int | float) and w >= 0 for w in signals.values()
     )
+    return signals if valid else None
 
 
 def _normalise_weights(data: dict[str, Any]) -> None:
     """Signal weights sum to 1; all zero means equal weights."""
-    signals = data.get("indicator", {}).get("signals")
-    if not signals or not all(isinstance(w, int | float) and w >= 0 for w in signals.values()):
+    signals = _signals(data)
+    if signals and "signals" in data.get("indicator", {}):
+        total = sum(signals.values())
+        data["indicator"]["signals"] = {
+            name: (weight / total if total > 0 else 1.0 / len(signals)) for name, weight in signals.items()
+        }
+
+
+def _calibrate(data: dict[str, Any], calibration: Mapping[str, Calibration]) -> None:
+    """Give the signals that an online policy reads their maps from the profile."""
+    controller, signals = data.get("controller"), _signals(data)
+    if signals is None or not isinstance(controller, Mapping) or controller.get("kind") != "dual-threshold":
         return
-    total = sum(signals.values())
-    data["indicator"]["signals"] = {
-        name: (weight / total if total > 0 else 1.0 / len(signals)) for name, weight in signals.items()
-    }
-
-
-def _without_table(data: dict[str, Any]) -> None:
-    indicator = data.get("indicator")
-    if indicator and "step_table" in indicator.get("signals", {}):
-        flat = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
-        indicator.setdefault("calibration", {})["step_table"] = flat
+    if calibration:
+        used = {
+            name: calibration[name].to_data() for name, w in signals.items() if w > 0 and name in calibration
+        }
+        _put(data, "indicator.calibration", used)
+    elif "step_table" in signals:
+        _put(data, "indicator.calibration.step_table", FLAT_TABLE)
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:
@@ -251,6 +297,8 @@ def _put(data: dict[str, Any], key: str, value: Any) -> None:
     at = data
     for name in parents:
         at = at.setdefault(name, {})
+        if not isinstance(at, dict):
+            raise ConfigError(f"{name} holds a value, not keys", key=key)
     at[last] = value
 
 

@@ -79,6 +79,7 @@ class RunFolder:
         self._lock = lock
         free = shutil.disk_usage(self.path).free
         if free < MIN_FREE_BYTES:
+            self.release()
             raise ConfigError(
                 f"{free // 2**20} MiB free, at least {MIN_FREE_BYTES // 2**20} are needed; "
                 "free some space or choose another --out",
@@ -132,8 +133,12 @@ class RunFolder:
         """Append a result with a checksum, and wait until it is on the disk."""
         text = json.dumps(asdict(row), sort_keys=True)
         line = json.dumps({"row": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
-        with (self.path / "results.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        with (self.path / "results.jsonl").open("ab+") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # a crash cut the last line off
+                    file.write(b"\n")
+            file.write(f"{line}\n".encode())
             file.flush()
             os.fsync(file.fileno())
 
@@ -143,10 +148,10 @@ class RunFolder:
         if not path.exists():
             return []
         found = []
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-                text = entry["row"]
+                text = str(entry["row"])
                 if hashlib.sha256(text.encode()).hexdigest() == entry["sha256"]:
                     found.append(TrialRow(**json.loads(text)))
             except (ValueError, KeyError, TypeError):

@@ -1,0 +1,162 @@
+"""Experiment files and `--set`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.scoring.case import make_cases
+from autotune.scoring.metrics import METRICS, Direction, Kind
+from autotune.search.experiment import Experiment, load_experiment
+from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, SCALAR_NAMES, UPPER_TAIL, Bound, violations
+from autotune.search.scorer import Scorer
+from autotune.search.study import HYPERVOLUME_REFERENCE
+from tests.search.support import EXPERIMENT, FormulaFactory, merged, write_files
+from xslim.errors import ConfigError
+from xslim.policy.policy import Policy
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_experiment_loads_with_its_space(path: Path) -> None:
+    experiment = load_experiment(path)
+    assert experiment.space(path).families
+    assert Experiment.parse(experiment.to_data()) == experiment
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("search.trials=8", 8),
+        ("search.trials=0", 0),
+        ("search.max_seconds=5", 5.0),
+        ("search.max_seconds=null", None),
+        ("search.seed=3", 3),
+        ("cases.search=2", 2),
+        ("cases.holdout=12", 12),
+        ("cases.seed=9", 9),
+        ("executor.kind=ray", "ray"),
+        ("executor.workers=3", 3),
+        ("model.path=007", "007"),
+        ("model.path=a=b: [c]", "a=b: [c]"),
+        ("objectives=[compute_fraction, fid, memory]", ("compute_fraction", "fid", "memory")),
+    ],
+)
+def test_an_override_replaces_one_key(tmp_path: Path, override: str, value: object) -> None:
+    path = write_files(tmp_path)
+    found: Any = load_experiment(path, [override])
+    for name in override.partition("=")[0].split("."):
+        found = getattr(found, name)
+    assert found == value
+
+
+def test_the_last_override_of_a_key_wins_and_the_rest_stays(tmp_path: Path) -> None:
+    path = write_files(tmp_path)
+    experiment = load_experiment(path, ["search.trials=8", "cases.batch=3", "search.trials=9"])
+    assert experiment.to_data() == merged(
+        load_experiment(path).to_data(), {"search.trials": 9, "cases.batch": 3}
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("search.trails=8", ("search.trails", "did you mean 'trials'")),
+        ("serch.trials=8", ("serch", "did you mean 'search'")),
+        ("search.trials=eight", ("search.trials", "'eight'", "integer")),
+        ("search.trials=8.5", ("search.trials", "8.5")),
+        ("search.trials=-1", ("search.trials", "-1", "greater than or equal to 0")),
+        ("search.trials=", ("search.trials", "None")),
+        ("search.trials=[", ("search.trials", "not plain YAML")),
+        ("search.trials", ("'search.trials'", "KEY=VALUE")),
+        ("=8", ("'=8'", "KEY=VALUE")),
+        ("search=8", ("search", "8")),
+        ("name.first=8", ("name", "holds a value")),
+        ("cases.search=1", ("cases.search", "greater than or equal to 2")),
+        ("executor.kind=slurm", ("executor.kind", "'slurm'", "'local' or 'ray'")),
+        ("objectives=[latency, speed]", ("objectives.1", "'speed'", "latency, compute_fraction, lpips")),
+        ("objectives=[latency, latency]", ("objectives", "twice")),
+        ("objectives=[latency]", ("objectives", "at least 2")),
+        ("objectives=[latency, psnr, ssim, lpips]", ("objectives", "at most 3")),
+        ("objectives=latency", ("objectives", "'latency'")),
+        ("bounds.psnr={min: 1, max: 2}", ("bounds.psnr", "min or max")),
+        ("bounds.psnr={}", ("bounds.psnr", "min or max")),
+        ("bounds.psnr_p99={min: 1}", ("bounds.psnr_p99", "psnr_p5")),
+        ("tiers.high={lpips_p5: {max: 1}}", ("tiers.high.lpips_p5", "lpips_p95")),
+        ("name=../up", ("name", "'../up'")),
+        ("schema_version=2", ("schema_version", "2")),
+        ("model.prompts=[]", ("model.prompts", "at least 1")),
+    ],
+)
+def test_an_override_at_fault_is_one_line(tmp_path: Path, override: str, parts: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_experiment(write_files(tmp_path), [override])
+    line = str(caught.value)
+    assert line.startswith("--set")
+    assert "\n" not in line
+    for part in parts:
+        assert part in line
+
+
+def test_a_fault_of_the_file_names_the_file(tmp_path: Path) -> None:
+    path = write_files(tmp_path, {"cases.search": 1})
+    with pytest.raises(ConfigError, match=r"experiment\.yaml: cases\.search: got 1"):
+        load_experiment(path, ["search.trials=3"])
+    assert load_experiment(path, ["cases.search=2"]).cases.search == 2
+
+
+def test_a_missing_space_is_named(tmp_path: Path) -> None:
+    path = write_files(tmp_path)
+    (tmp_path / "space.yaml").unlink()
+    with pytest.raises(ConfigError, match=r"space\.yaml: cannot read"):
+        load_experiment(path).space(path)
+
+
+def test_names_and_directions_agree_with_the_metrics() -> None:
+    for metric in METRICS.values():
+        assert METRIC_NAMES[metric.name] is (metric.direction is Direction.MAXIMIZE)
+        if metric.kind is Kind.PAIRED:
+            assert metric.tail_q == (LOWER_TAIL if METRIC_NAMES[metric.name] else UPPER_TAIL)
+    assert set(METRIC_NAMES) - set(METRICS) == {"latency", "compute_fraction", "memory"}
+    assert set(HYPERVOLUME_REFERENCE) == set(METRIC_NAMES)
+
+
+def test_every_pair_of_objectives_is_accepted() -> None:
+    for first in METRIC_NAMES:
+        for second in METRIC_NAMES:
+            if first != second:
+                assert Experiment.parse(merged(EXPERIMENT, {"objectives": [first, second]}))
+
+
+@pytest.mark.parametrize(
+    ("bound", "value", "broken"),
+    [
+        ({"min": 25.0}, 25.0, False),
+        ({"min": 25.0}, 24.9, True),
+        ({"max": 0.1}, 0.1, False),
+        ({"max": 0.1}, 0.11, True),
+        ({"max": 0.0}, 0.0, False),
+        ({"max": 0.0}, 1e-9, True),
+        ({"max": -1.0}, -2.0, False),
+    ],
+)
+def test_a_bound_is_broken_above_zero(bound: dict[str, float], value: float, broken: bool) -> None:
+    assert (Bound(**bound).violation(value) > 0) is broken
+    assert list(violations({"b": Bound(**bound), "a": Bound(max=1e9)}, {"a": 1.0, "b": value})) == ["a", "b"]
+
+
+def test_a_bound_on_what_is_not_measured_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"bounds\.fdi: unknown scalar; measured are fid"):
+        violations({"fdi": Bound(max=1.0)}, {"fid": 3.0})
+
+
+def test_every_scalar_may_be_bounded_and_is_measured() -> None:
+    cases = make_cases([0, 1], 4, 4, 0)[0]
+    measured = FormulaFactory().build().evaluate(Policy.from_pattern("F." * 6), cases, 1)
+    assert set(Scorer(measured.quality.features).scalars(measured)) == set(SCALAR_NAMES)
+    bounds = {name: {"max": 1.0} for name in SCALAR_NAMES}
+    assert set(Experiment.parse(merged(EXPERIMENT, {"bounds": bounds})).bounds) == set(SCALAR_NAMES)

@@ -1,0 +1,184 @@
+"""Search spaces: every point is a valid policy, and a space at fault is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from autotune.scoring.doubles import FormulaEvaluator
+from autotune.search.schedules import Scheduler
+from autotune.search.space import SearchSpace
+from autotune.search.warm_starts import warm_starts
+from tests.search.support import SPACE, merged
+from xslim.errors import ConfigError
+from xslim.policy.policy import Policy
+
+ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+PROFILE = FormulaEvaluator(50).profile((), 1)
+
+
+def random_study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+
+
+def one_family(**changes: Any) -> dict[str, Any]:
+    """A space of one small family with some of its keys replaced."""
+    family = {
+        "base": {"controller": {"kind": "dual-threshold", "critical": 0.3}},
+        "params": {"controller.critical": {"type": "float", "low": 0.1, "high": 1.0}},
+    }
+    return {"families": {"only": {**family, **changes}}}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_point_of_a_shipped_space_is_a_valid_policy(path: Path) -> None:
+    space, scheduler, study = SearchSpace.load(path), Scheduler(PROFILE), random_study()
+    seen = set()
+    for _ in range(200):
+        trial = study.ask()
+        family, params = space.sample(trial)
+        policy = space.policy(family, params, PROFILE.calibration, scheduler)
+        assert Policy.parse(policy.to_data()) == policy
+        if policy.controller.kind == "pattern":
+            assert len(policy.controller.steps) == 50
+        else:
+            assert sum(policy.indicator.signals.values()) == pytest.approx(1)
+        seen.add(family)
+    assert seen == set(space.families)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_warm_starts_are_points_of_the_space(path: Path) -> None:
+    space, scheduler, study = SearchSpace.load(path), Scheduler(PROFILE), random_study()
+    points = warm_starts(space, scheduler, 12)
+    assert len(points) == 12
+    assert {family for family, _ in points} == set(space.families)
+    for family, params in points:
+        study.enqueue_trial(space.encode(family, params))
+        assert space.sample(study.ask()) == (family, params)
+        assert space.policy(family, params, PROFILE.calibration, scheduler)
+
+
+def test_a_sampled_point_survives_the_study() -> None:
+    space, study = SearchSpace.parse(SPACE), random_study()
+    for _ in range(30):
+        family, params = space.sample(study.ask())
+        study.enqueue_trial(space.encode(family, params))
+        assert space.sample(study.ask()) == (family, params)
+
+
+def test_encoding_clips_into_the_ranges_and_fills_gaps() -> None:
+    space = SearchSpace.parse(SPACE)
+    encoded = space.encode("pattern", {"schedule.full_steps": 99, "schedule.refreshes": -1})
+    assert encoded["pattern/schedule.full_steps"] == 10
+    assert encoded["pattern/schedule.refreshes"] == 0
+    assert encoded["pattern/schedule.polish"] == '"T"'
+    assert encoded["family"] == "pattern"
+
+
+def test_weights_are_shares_and_no_weights_are_equal_ones() -> None:
+    family = SearchSpace.parse(SPACE).families["online"]
+    names = ("indicator.signals.modulated_input", "indicator.signals.step_table")
+    for given, expected in (((0.0, 0.0), (0.5, 0.5)), ((0.3, 0.1), (0.75, 0.25))):
+        policy = family.build(dict(zip(names, given, strict=True)), PROFILE.calibration, None)
+        assert tuple(policy.indicator.signals.values()) == pytest.approx(expected)
+
+
+def test_the_profile_calibrates_the_default_signal_too() -> None:
+    table = PROFILE.calibration["step_table"]
+    policy = SearchSpace.parse(one_family()).policy("only", {}, {"modulated_input": table}, None)
+    assert policy.signals == ("modulated_input",)
+    assert set(policy.indicator.calibration) == {"modulated_input"}
+
+
+def test_a_file_of_one_family_needs_no_families_key() -> None:
+    inner = one_family()["families"]["only"]
+    assert list(SearchSpace.parse({"schema_version": 1, **inner}).families) == ["default"]
+    assert SearchSpace.parse({**inner, "seeds": [{"controller.critical": 0.2}]}).families["default"].seeds
+
+
+def test_the_base_may_be_a_preset(tmp_path: Path) -> None:
+    from tests.golden.test_golden import preset
+    from xslim import save_preset
+
+    save_preset(preset(), tmp_path / "base.yaml")
+    space = SearchSpace.parse(one_family(base=str(tmp_path / "base.yaml")))
+    policy = space.policy("only", {"controller.critical": 0.125}, {}, None)
+    assert policy.controller.critical == 0.125
+    assert policy.controller.warmup == preset().policy.controller.warmup
+
+
+FLOAT = {"type": "float", "low": 0.1, "high": 1.0}
+PATTERN = {"controller": {"kind": "pattern", "steps": "F"}}
+FULL = {"type": "int", "low": 2, "high": 9}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"params": {"controller.critcal": FLOAT}}, "critcal"),
+        ({"params": {"contrller.critical": FLOAT}}, "contrller"),
+        ({"params": {"controller.critical": {**FLOAT, "low": -0.1}}}, "controller.critical"),
+        ({"params": {"controller.critical": {**FLOAT, "low": 2.0}}}, "controller.critical"),
+        ({"params": {"controller.critical": {**FLOAT, "low": 0.0, "log": True}}}, "controller.critical"),
+        ({"params": {"controller.critical": {**FLOAT, "lgo": True}}}, "controller.critical.lgo"),
+        ({"params": {"controller.critical": {**FLOAT, "type": "flot"}}}, "controller.critical"),
+        ({"params": {"controller.critical": {**FLOAT, "high": "1"}}}, "controller.critical.high"),
+        ({"params": {"controller.warmup": FLOAT}}, "controller.warmup"),
+        ({"params": {"token.budget": {"type": "float", "low": 0.0, "high": 1.0}}}, "token.budget"),
+        ({"params": {"controller.polish": {"type": "categorical", "choices": []}}}, "controller.polish"),
+        ({"params": {"predictor": {"type": "categorical", "choices": [{"kind": "hold"}, {"kind": "hlod"},
+                                                                      {"kind": "newton"}]}}}, "predictor"),
+        ({"params": {"batch.size": FLOAT}, "base": {**PATTERN, "batch": "per-sample"}}, "batch"),
+        ({"params": {"controller": FLOAT}}, "controller"),
+        ({"params": {"indicator.signals.modulated": FLOAT}}, "indicator.signals.modulated"),
+        ({"base": {"controller": "dual-threshold"}}, "controller"),
+        ({"base": {"controller": {"kind": "dual-threshold", "critical": 1.0}, "indicator": 3}}, "indicator"),
+        ({"base": {"controller": {"kind": "dual-threshold", "critical": 1.0}, "indicator": {"signals": [1]}}},
+         "indicator.signals"),
+        ({"base": "no-such/preset"}, "no-such/preset"),
+        ({"base": PATTERN, "params": {"schedule.full": FULL}}, "schedule.full"),
+        ({"base": PATTERN, "params": {"schedule.full_steps": FULL, "schedule.polish":
+                                      {"type": "categorical", "choices": ["T", "X"]}}}, "schedule.polish"),
+        ({"base": PATTERN, "params": {"schedule.full_steps": FULL, "schedule.polish":
+                                      {"type": "categorical", "choices": ["T", ""]}}}, "schedule.polish"),
+        ({"base": PATTERN, "params": {"schedule.full_steps":
+                                      {"type": "categorical", "choices": ["a"]}}}, "schedule.full_steps"),
+        ({"base": PATTERN, "params": {"schedule.full_steps": FULL, "schedule.refreshes":
+                                      {"type": "int", "low": -2, "high": 3}}}, "schedule.refreshes"),
+        ({"base": {**PATTERN, "predictor": "hold"}, "params": {"schedule.full_steps": FULL}}, "predictor"),
+        ({"seeds": [{"controller.warmup": 2}]}, "seeds.0"),
+        ({"seeds": [{"controller.critical": "0.5"}]}, "seeds.0"),
+        ({"params": {"controller.polish": {"type": "categorical", "choices": [[], ["token"]]}},
+          "seeds": [{"controller.polish": ["block"]}]}, "seeds.0"),
+    ],
+)  # fmt: skip
+def test_a_space_at_fault_is_one_line_that_names_the_key(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.parse(one_family(**changes), "space.yaml")
+    line = str(caught.value)
+    assert "\n" not in line
+    assert line.startswith("space.yaml: families.only")
+    assert key in line
+
+
+@pytest.mark.parametrize(
+    ("data", "key"),
+    [
+        ({"families": {}}, "families"),
+        ({"familes": {}}, "families: missing"),
+        ({"families": {"a": 3}}, "families.a"),
+        ({**SPACE, "schema_version": 2}, "schema_version"),
+        (merged(SPACE, {"families.online.seeds": 5}), "families.online.seeds"),
+        (merged(SPACE, {"families.online.params": [1]}), "families.online.params"),
+    ],
+)
+def test_a_space_of_another_form_is_refused(data: dict[str, Any], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SearchSpace.parse(data)
+    assert key in str(caught.value)
