@@ -58,7 +58,7 @@ def evaluator_spec(experiment: Experiment, folder: Path, threads: int | None) ->
     """Say how workers build their evaluator.
 
     Raises:
-        ConfigError: the model's folder or the metrics' network is not there.
+        ConfigError: the model's folder, the metrics' network or the reference features are not there.
     """
     model = experiment.model
     check_model_folder(model.path)
@@ -66,6 +66,12 @@ def evaluator_spec(experiment: Experiment, folder: Path, threads: int | None) ->
         raise ConfigError(
             f"got {experiment.metrics.net!r}, which holds no model.safetensors; give the network's folder",
             key="metrics.net",
+        )
+    stats = experiment.metrics.reference_stats
+    if stats is not None and not Path(stats).is_file():
+        raise ConfigError(
+            f"got {stats!r}, which is no file; give the features' .npz, or null",
+            key="metrics.reference_stats",
         )
     path = model.path
     spec = ModelSpec(
