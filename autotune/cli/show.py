@@ -98,6 +98,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         f"{base['latency_s']:.2f} s a batch of {base['batch']}, A/A floor {100 * base['a_a_floor']:.1f} %",
         highlight=False,
     )
+    for warning in summary["warnings"]:
+        console.print(f"note: {warning}", highlight=False)
     console.print(f"folder: {folder}", highlight=False)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
 from autotune.search.certify import Certified, evidence, holds, profile_note
 from autotune.search.experiment import Experiment
@@ -110,7 +111,16 @@ def _preset(
 
 def nets(n: int) -> dict[str, str]:
     """Role name -> how tables print it, with the network and the number of samples."""
-    return {"lpips": "lpips_digits", "fid": f"fid_digits@{n}", "kid": f"kid_digits@{n}"}
+    return {name: METRICS[name].label(n=n) for name in ("lpips", "fid", "kid")}
+
+
+def sample_warnings(n: int) -> list[str]:
+    """What must be said of metrics that so few samples cannot carry."""
+    return [
+        f"{metric.label(n=n)}: below {metric.warn_below_n} images the value is mostly bias"
+        for metric in METRICS.values()
+        if metric.warn_below_n is not None and n < metric.warn_below_n
+    ]
 
 
 def _rounded(value: Any) -> Any:
@@ -162,6 +172,7 @@ def summary(
             for c in certified
             if c.missed
         ],
+        "warnings": sample_warnings(experiment.cases.holdout),
         "environment": baseline.environment,
     }
     rounded: dict[str, Any] = _rounded(data)
