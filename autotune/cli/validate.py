@@ -90,9 +90,18 @@ def check(path: Path) -> str:
 
 
 def write_schemas(folder: Path) -> None:
-    """Write one JSON Schema a kind, for editors."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, model in SCHEMAS.items():
-        path = folder / f"{name}.schema.json"
-        path.write_text(json.dumps(model.model_json_schema(mode="validation"), indent=2) + "\n")
-        typer.echo(str(path))
+    """Write one JSON Schema a kind, for editors.
+
+    Raises:
+        ConfigError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, model in SCHEMAS.items():
+            path = folder / f"{name}.schema.json"
+            path.write_text(json.dumps(model.model_json_schema(mode="validation"), indent=2) + "\n")
+            typer.echo(str(path))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write: {error.strerror}; choose another folder", source=str(folder)
+        ) from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -70,23 +71,25 @@ def certify(
     experiment: Experiment,
     scorer: Scorer,
     cases: tuple[Case, ...],
+    stop: Callable[[], bool],
 ) -> list[Certified]:
-    """Measure rows on the held-out cases; fastest first.
+    """Measure rows on the held-out cases; fastest first. When told to stop, what is in flight is finished.
 
     Raises:
         RunBrokenError: a measurement failed.
     """
     found: list[Certified] = []
-
-    def take(tag: Any, result: Any) -> None:
-        if not isinstance(result.value, Measurement):
-            raise RunBrokenError(f"certification failed: {last_line(result.error)}")
-        found.append(_certified(tag, result.value, experiment, scorer))
-
-    for row in rows:
-        rounds = experiment.search.certify_rounds
-        dispatcher.submit("evaluate", cases, row, Policy.parse(row.policy), rounds)
-    dispatcher.drain(take)
+    left = deque(rows)
+    rounds = experiment.search.certify_rounds
+    while dispatcher.flying or (left and not stop()):
+        while left and dispatcher.free and not stop():
+            row = left.popleft()
+            dispatcher.submit("evaluate", cases, row, Policy.parse(row.policy), rounds)
+        for tag, result in dispatcher.wait():
+            if not isinstance(result.value, Measurement):
+                raise RunBrokenError(f"certification failed: {last_line(result.error)}")
+            if isinstance(tag, TrialRow):
+                found.append(_certified(tag, result.value, experiment, scorer))
     return sorted(found, key=lambda c: (c.scalars["latency"], c.row.trial))
 
 

@@ -164,7 +164,9 @@ class SearchRun:
             return Outcome({}, interrupted=True)
         rows = candidates(loop, self.experiment) if self.experiment.search.trials else self._screened(profile)
         self.on_phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
-        certified = certify(dispatcher, rows, self.experiment, scorer, holdout)
+        certified = certify(dispatcher, rows, self.experiment, scorer, holdout, stopped.is_set)
+        if stopped.is_set():
+            return Outcome({}, interrupted=True)
         self.on_phase("exporting")
         members, tiers = export(self.folder, self.experiment, profile, certified, holdout)
         drawn = [row for row in loop.rows if row.duplicate_of is None]
