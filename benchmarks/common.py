@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -55,5 +56,6 @@ def report(name: str, runner: PipelineRunner, latency: Latency, **figures: objec
         "batch": latency.batch,
         **environment(runner),
         "machine": platform.machine(),
+        "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
     }
     print(json.dumps(line))
