@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from autotune.cli.common import Json
+from autotune.search.store import SUMMARY_VERSION
 from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, load_preset
 
@@ -43,17 +44,21 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """Read a finished search.
 
     Raises:
-        ConfigError: the folder holds none.
+        ConfigError: the folder holds none, or one of another version.
     """
     path = folder / "summary.json"
     try:
-        data: dict[str, Any] = json.loads(path.read_text())
+        data = json.loads(path.read_text())
     except FileNotFoundError:
         raise ConfigError(
             "holds no summary.json; give the folder of a finished search", source=str(folder)
         ) from None
     except (OSError, ValueError):
         raise ConfigError("unreadable; run the search again", source=str(path)) from None
+    if not isinstance(data, dict) or data.get("schema_version") != SUMMARY_VERSION:
+        raise ConfigError(
+            f"is no summary of schema version {SUMMARY_VERSION}; run the search again", source=str(path)
+        )
     return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -63,9 +64,11 @@ def check_model_folder(path: str) -> None:
             key="model.path",
         )
     try:
-        json.loads(index.read_text())
+        content = json.loads(index.read_text())
     except (OSError, ValueError):
         raise ConfigError(f"got {path!r}, whose model_index.json is unreadable", key="model.path") from None
+    if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
+        raise ConfigError(f"got {path!r}, whose model_index.json names no pipeline class", key="model.path")
 
 
 def model_sha256(path: str) -> str:
@@ -103,8 +106,10 @@ class PipelineRunner:
         self.device = torch.device(device)
         dtype = getattr(torch, spec.dtype)
         try:
-            pipe = DiffusionPipeline.from_pretrained(spec.path, torch_dtype=dtype)
-        except (OSError, ValueError, KeyError) as error:
+            with warnings.catch_warnings():  # 0.42 calls it dtype, which 0.41 does not know
+                warnings.filterwarnings("ignore", ".*torch_dtype", FutureWarning)
+                pipe = DiffusionPipeline.from_pretrained(spec.path, torch_dtype=dtype)
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise ConfigError(f"got {spec.path!r}, cannot load it: {reason}", key="model.path") from None
         self.pipe: Any = pipe.to(self.device)

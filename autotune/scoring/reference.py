@@ -58,7 +58,7 @@ class ReferenceStore:
 
 def _read(path: Path) -> np.ndarray | None:
     try:
-        with np.load(path, allow_pickle=False) as entry:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as entry:
             images: np.ndarray = entry["images"]
             if str(entry["sha256"]) == sha256(images.tobytes()).hexdigest():
                 return images

@@ -17,11 +17,9 @@ from autotune.search.experiment import Experiment
 from autotune.search.objective import METRIC_NAMES, Bound
 from autotune.search.pareto import front
 from autotune.search.scorer import Scorer
-from autotune.search.store import RunFolder
+from autotune.search.store import SUMMARY_VERSION, RunFolder
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset, Quality, save_preset
-
-SUMMARY_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)

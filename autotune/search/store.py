@@ -16,6 +16,7 @@ from autotune.search.experiment import Experiment
 from xslim.errors import ConfigError
 from xslim.policy.document import dump_yaml
 
+SUMMARY_VERSION = 1  # of summary.json
 # keys that may differ between a search and its resumption
 FREE_KEYS = ("executor", "tracking")
 FREE_SEARCH_KEYS = ("trials", "max_seconds", "certify", "certify_rounds")

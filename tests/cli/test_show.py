@@ -1,0 +1,99 @@
+"""`show`, `report`, `export`, and the command line as a whole."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import Result
+from tests.golden.test_golden import preset
+from xslim import save_preset
+from xslim.policy.preset import shipped_presets
+
+Autotune = Callable[..., Result]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    save_preset(preset(), tmp_path / "preset.yaml")
+    return tmp_path / "preset.yaml"
+
+
+def test_a_preset_is_shown(file: Path, autotune: Autotune) -> None:
+    result = autotune("show", file)
+    assert (result.status, result.err) == (0, "")
+    for part in ("golden/preset", "dit DiTTransformer2DModel, 3 steps", "dual-threshold", "lpips"):
+        assert part in result.out
+
+
+def test_a_preset_as_json(file: Path, autotune: Autotune) -> None:
+    result = autotune("show", file, "--json")
+    assert (result.status, result.err) == (0, "")
+    assert json.loads(result.out) == preset().to_data()
+
+
+@pytest.mark.parametrize("name", shipped_presets())
+def test_a_shipped_preset_is_shown(name: str, autotune: Autotune) -> None:
+    result = autotune("show", name)
+    assert (result.status, result.err) == (0, "")
+    assert result.out.startswith(f"{name}\n")
+
+
+def test_what_is_not_there_is_one_line(tmp_path: Path, autotune: Autotune) -> None:
+    for target, part in (
+        ("dit-digits/no-such", "no file and no shipped preset"),
+        (tmp_path / "gone.yaml", "cannot read"),
+        (tmp_path, "holds no summary.json"),
+    ):
+        result = autotune("show", target)
+        assert result.status == 2
+        assert part in result.one_line()
+    assert autotune("report", tmp_path).status == 2
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", "{", '{"schema_version": 2, "front": []}'])
+def test_a_summary_at_fault_is_one_line(text: str, tmp_path: Path, autotune: Autotune) -> None:
+    (tmp_path / "summary.json").write_text(text)
+    for verb in ("show", "report"):
+        result = autotune(verb, tmp_path)
+        assert result.status == 2
+        assert f"{tmp_path}/summary.json: " in result.one_line()
+
+
+def test_a_report_draws_the_search_again(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
+    out = tmp_path / "out"
+    assert autotune("search", formula, "--out", out).status == 0
+    table = autotune("show", out).out
+    shown = autotune("show", out, "--json")
+    assert json.loads(shown.out) == json.loads((out / "summary.json").read_text())
+    (out / "pareto.png").unlink()
+    result = autotune("report", out)
+    assert result.status == 0
+    assert result.out == f"{table}plot: {out / 'pareto.png'}\n"
+    assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_export_names_what_works(tmp_path: Path, autotune: Autotune) -> None:
+    result = autotune("export", tmp_path, "--to", "sglang")
+    assert result.status == 2
+    assert "--to: got 'sglang'; no exporter exists yet" in result.one_line()
+    assert "xslim.load_preset" in result.err
+
+
+@pytest.mark.parametrize("arguments", [["serch"], ["search"], ["show", "a", "--jsn"], ["export", "x"]])
+def test_a_wrong_command_line_is_an_input_at_fault(arguments: list[str], autotune: Autotune) -> None:
+    result = autotune(*arguments)
+    assert result.status == 2
+    assert result.out == ""
+    assert "Traceback" not in result.err
+
+
+def test_help_names_every_verb(autotune: Autotune) -> None:
+    result = autotune("--help")
+    assert result.status == 0
+    for verb in ("search", "profile", "show", "report", "validate", "export"):
+        assert verb in result.out
+        assert autotune(verb, "--help").status == 0

@@ -1,0 +1,217 @@
+"""The pipeline under test: what is refused, what is drawn, what is timed; and its stored references."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import xslim
+from autotune.scoring.case import Case
+from autotune.scoring.latency import a_a_floor, paired
+from autotune.scoring.pipeline import PipelineRunner, check_model_folder, model_sha256
+from autotune.scoring.reference import ReferenceStore
+from tests.scoring.conftest import MODEL, SPEC, STEPS
+from xslim.errors import ConfigError
+from xslim.policy.policy import Policy
+
+CASES = (Case(3, 11), Case(8, 12), Case(1, 13))
+HALF = Policy.from_pattern("F.F.F.", start_block=0)
+
+
+def refused(path: Path, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        PipelineRunner(replace(SPEC, path=str(path)))
+    line = str(caught.value)
+    assert line.startswith(f"model.path: got {str(path)!r}")
+    assert part in line
+    assert "\n" not in line
+
+
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path / "none", "which is no folder")
+    (tmp_path / "file").write_text("")
+    refused(tmp_path / "file", "which is no folder")
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
+    refused(tmp_path, "which has no model_index.json")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        "{}",
+        '{"_class_name": "NoSuchPipeline"}',
+        '{"_class_name": 3}',
+        '{"_class_name": "DiTPipeline", "_diffusers_version": "0.30.0"}',
+        '{"_class_name": "DiTPipeline", "transformer": ["diffusers", "DiTTransformer2DModel"]}',
+    ],
+)
+def test_an_index_of_something_else_is_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "model_index.json").write_text(text)
+    refused(tmp_path, "cannot load it" if "Pipeline" in text else "model_index.json")
+
+
+def test_damaged_weights_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\x00" * 100)
+    refused(folder, "cannot load it")
+
+
+def test_hub_ids_pass_the_check_of_folders() -> None:
+    check_model_folder("facebook/DiT-XL-2-256")
+    for path in ("./facebook/DiT", "/facebook", "~/DiT", "DiT", "a/b/c"):
+        with pytest.raises(ConfigError, match="which is no folder"):
+            check_model_folder(path)
+
+
+def test_the_models_hash_is_of_its_configs_and_weights(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    known = model_sha256(MODEL)
+    assert model_sha256(str(folder)) == known
+    (folder / "notes.txt").write_text("anything")
+    assert model_sha256(str(folder)) == known
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "beta_end": 0.03}))
+    assert model_sha256(str(folder)) != known
+    assert model_sha256("some/hub-id") != model_sha256("another/hub-id")
+
+
+def test_pictures_are_those_of_their_cases(runner: PipelineRunner) -> None:
+    images = runner.draw(CASES)
+    assert images.shape[0] == 3
+    assert (images.dtype, images.device.type) == (torch.float32, "cpu")
+    assert 0 <= images.min() < images.max() <= 1
+    assert torch.equal(images, runner.draw(CASES))
+    assert torch.allclose(images[[2, 0, 1]], runner.draw([CASES[2], CASES[0], CASES[1]]), atol=1e-4)
+    assert not torch.allclose(images, runner.draw([replace(case, seed=9) for case in CASES]), atol=1e-2)
+
+
+def test_batches_are_of_the_specs_size(runner: PipelineRunner) -> None:
+    assert [len(batch) for batch in runner.batches(CASES)] == [2, 1]
+    assert [case for batch in runner.batches(CASES) for case in batch] == list(CASES)
+
+
+def test_the_loop_is_timed(runner: PipelineRunner) -> None:
+    with runner.loop_timer() as timer:
+        with pytest.raises(RuntimeError, match="was not called"):
+            timer.take()
+        runner.draw(CASES[:1], num_steps=2)
+        assert timer.take() > 0
+        with pytest.raises(RuntimeError, match="was not called"):
+            timer.take()
+    assert not runner.pipe.transformer._forward_hooks
+    assert not runner.pipe.transformer._forward_pre_hooks
+
+
+def test_latency_comes_in_pairs(runner: PipelineRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    attached: list[bool] = []
+    attach = xslim.attach
+    monkeypatch.setattr(
+        xslim, "attach", lambda *args, **kwargs: (attached.append(True), attach(*args, **kwargs))[1]
+    )
+    drawn: list[int] = []
+    draw = PipelineRunner.draw
+
+    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Tensor:
+        drawn.append(len(attached))
+        return draw(self, cases, num_steps)
+
+    monkeypatch.setattr(PipelineRunner, "draw", counted)
+    latency = paired(runner, CASES[:2], HALF, 2, 0.03)
+    assert drawn == [0, 1, 2, 2, 2, 3, 4, 4], "A B B A, twice"
+    assert len(latency.log_ratios) == 4
+    assert (latency.batch, latency.floor) == (2, 0.03)
+    assert latency.baseline_s > 0
+    assert latency.candidate_s > 0
+    assert latency.speedup == pytest.approx(np.exp(np.median(latency.log_ratios)))
+
+
+def test_the_floor_is_the_largest_deviation_of_a_round(runner: PipelineRunner) -> None:
+    latency = a_a_floor(runner, CASES[:1], 2)
+    rounds = [abs(a + b) / 2 for a, b in zip(latency.log_ratios[::2], latency.log_ratios[1::2], strict=True)]
+    assert latency.floor == pytest.approx(np.exp(max(rounds)) - 1)
+
+
+class CountedRunner(PipelineRunner):
+    """Counts what is drawn."""
+
+    def __init__(self, runner: PipelineRunner) -> None:
+        self.__dict__.update(runner.__dict__)
+        self.drawn = 0
+
+    def draw(self, cases: tuple[Case, ...], num_steps: int | None = None) -> Tensor:  # type: ignore[override]
+        self.drawn += 1
+        return super().draw(cases, num_steps)
+
+
+@pytest.fixture
+def counted(runner: PipelineRunner) -> CountedRunner:
+    return CountedRunner(runner)
+
+
+def test_a_reference_is_drawn_once(counted: CountedRunner, tmp_path: Path) -> None:
+    store = ReferenceStore(tmp_path, counted)
+    images = store.images(CASES[:2])
+    assert torch.equal(store.images(CASES[:2]), images)
+    assert torch.equal(ReferenceStore(tmp_path, counted).images(CASES[:2]), images)
+    assert counted.drawn == 1
+    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "other"])
+def test_a_damaged_entry_is_drawn_again(damage: str, counted: CountedRunner, tmp_path: Path) -> None:
+    store = ReferenceStore(tmp_path, counted)
+    images = store.images(CASES[:1])
+    (path,) = tmp_path.iterdir()
+    raw = path.read_bytes()
+    middle = len(raw) // 2
+    if damage == "other":
+        np.savez(path, images=np.zeros_like(images.numpy()), sha256=np.array("0" * 64))
+    else:
+        path.write_bytes(
+            {
+                "cut": raw[:middle],
+                "flipped": raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :],
+                "empty": b"",
+                "text": b"no archive",
+            }[damage]
+        )
+    assert torch.equal(store.images(CASES[:1]), images)
+    assert counted.drawn == 2
+    store.images(CASES[:1])
+    assert counted.drawn == 2, "the entry is whole again"
+
+
+def test_the_key_is_of_all_that_changes_a_picture(runner: PipelineRunner, tmp_path: Path) -> None:
+    def key(cases: tuple[Case, ...] = CASES, **changes: object) -> str:
+        other = CountedRunner(runner)
+        other.spec = replace(SPEC, **changes)  # type: ignore[arg-type]
+        return ReferenceStore(tmp_path, other).key(cases)
+
+    keys = [
+        key(),
+        key(CASES[:2]),  # another batch size
+        key(CASES[::-1]),
+        key((*CASES[:2], Case(1, 14))),
+        key(num_steps=7),
+        key(guidance_scale=2.0),
+        key(dtype="bfloat16"),
+        key(path="another/model"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert key() == keys[0]
+    assert SPEC.num_steps == STEPS
