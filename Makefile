@@ -33,6 +33,7 @@ bench: setup
 
 # Searches and certifies anew, then replaces the shipped presets by what was found.
 presets: setup
+	rm -rf runs/presets/$(MODEL)
 	$(BIN)/autotune search experiments/$(MODEL).yaml --out runs/presets/$(MODEL)
 	$(BIN)/python -m experiments.ship_presets $(MODEL)
 

@@ -19,6 +19,8 @@ def main() -> None:
     model = sys.argv[1] if len(sys.argv) > 1 else "dit-digits"
     run = Path("runs/presets") / model
     tiers = json.loads((run / "summary.json").read_text())["tiers"]
+    for old in (PACKAGE / model).glob("*.yaml"):
+        old.unlink()
     for tier, member in tiers.items():
         preset = load_preset(run / member["preset"])
         save_preset(preset, PACKAGE / model / f"{tier}.yaml")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,6 +44,7 @@ def search(
     from autotune.search.run import SearchRun, evaluator_spec
 
     spec = evaluator_spec(loaded, folder.path, threads)
+    again = _resume_command(experiment, folder.path, overrides or (), ray_address)
     if dry_run:
         _describe(loaded, folder.path, workers, as_json)
         return 0
@@ -60,12 +63,13 @@ def search(
         )
         outcome = run.run()
     except Exception as error:
-        _hint(error, folder.path, experiment)
+        if not isinstance(error, ConfigError) and (folder.path / "study.db").exists():
+            say(f"the run broke; what was measured is kept in {folder.path}; resume with: {again}")
         raise
     finally:
         folder.release()
     if outcome.interrupted:
-        say(f"interrupted; resume with: autotune search {experiment} --out {folder.path} --resume")
+        say(f"interrupted; resume with: {again}")
         return INTERRUPTED
     return _present(outcome.summary, folder.path, as_json)
 
@@ -87,12 +91,12 @@ def _present(summary: dict[str, Any], folder: Path, as_json: bool) -> int:
     return 0
 
 
-def _hint(error: Exception, folder: Path, experiment: Path) -> None:
-    if not isinstance(error, ConfigError) and (folder / "study.db").exists():
-        say(
-            f"the run broke; {folder / 'results.jsonl'} and the study are kept; "
-            f"resume with: autotune search {experiment} --out {folder} --resume"
-        )
+def _resume_command(experiment: Path, folder: Path, overrides: Sequence[str], address: str | None) -> str:
+    """The command that goes on with this search, with the settings it was started with."""
+    words = ["autotune", "search", str(experiment), "--out", str(folder), "--resume"]
+    words += [word for override in overrides for word in ("--set", override)]
+    words += [] if address is None else ["--ray-address", address]
+    return shlex.join(words)
 
 
 def _default_workers() -> int:

@@ -119,7 +119,8 @@ class PipelineEvaluator:
     def _quality(self, policy: Policy | None, cases: Sequence[Case]) -> Quality:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in PAIRED}
         features, traces, fractions, mismatches = [], [], [], []
-        held, drawing = 0, 0.0
+        held, drawing, actions = 0, 0.0, ""
+        predictor = None if policy is None else policy.predictor
         for batch in self._runner.batches(cases):
             reference = self._store.images(batch)
             images = reference
@@ -130,7 +131,8 @@ class PipelineEvaluator:
                 ) as session:
                     images = self._runner.draw(batch)
                 drawing += time.perf_counter() - start
-                traces.append(session.trace.all_actions)
+                traces.append([(record.actions, record.macs) for record in session.trace.records])
+                actions = actions or session.trace.actions
                 fractions.append((session.trace.compute_fraction, len(batch)))
                 mismatches += [r.mismatch for r in session.requests if r.mismatch is not None]
                 held = max(held, session.peak_held_bytes)
@@ -144,8 +146,8 @@ class PipelineEvaluator:
             rows={name: np.concatenate(parts) for name, parts in rows.items()},
             features=np.concatenate(features),
             compute_fraction=sum(f * n for f, n in fractions) / weights if weights else 1.0,
-            actions=traces[0][0] if traces else "F" * self._runner.spec.num_steps,
-            trace_sha256=sha256(repr(traces).encode()).hexdigest(),
+            actions=actions or "F" * self._runner.spec.num_steps,
+            trace_sha256=sha256(repr((traces, predictor)).encode()).hexdigest(),
             held_bytes=held,
             mismatches=tuple(mismatches),
             wall_s=drawing,

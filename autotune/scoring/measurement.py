@@ -22,7 +22,8 @@ class Quality:
         features: [cases, d] of the metrics' network, for set metrics.
         compute_fraction: share of the uncached MACs that ran.
         actions: letters of the first sample, one a step.
-        trace_sha256: hash of all samples' letters; equal hashes did the same work.
+        trace_sha256: hash of all samples' letters, the MACs of every step and the predictor; equal hashes
+            did the same work, whatever the pictures.
         held_bytes: most bytes of cached features held between two steps.
         mismatches: reasons why requests ran in full although a policy was attached.
         wall_s: seconds that drawing took.

@@ -51,7 +51,8 @@ def candidates(loop: SearchLoop, experiment: Experiment) -> list[TrialRow]:
     best = loop.best()
     chosen = [best[i] for i in spread([loop.minimised(row) for row in best], experiment.search.certify)]
     for bounds in experiment.tiers.values():
-        holding = [row for row in loop.rows if holds(bounds, row.scalars)]
+        distinct = [row for row in loop.rows if row.duplicate_of is None]
+        holding = [row for row in distinct if holds(bounds, row.scalars)]
         holding.sort(key=lambda row: row.scalars.get("latency", row.scalars["compute_fraction"]))
         chosen += holding[:TIER_CANDIDATES]
     unique: dict[str, TrialRow] = {}
@@ -76,7 +77,7 @@ def certify(
     """Measure rows on the held-out cases; fastest first. When told to stop, what is in flight is finished.
 
     Raises:
-        RunBrokenError: a measurement failed.
+        RunBrokenError: every measurement failed.
     """
     found: list[Certified] = []
     left = deque(rows)
@@ -86,10 +87,14 @@ def certify(
             row = left.popleft()
             dispatcher.submit("evaluate", cases, row, Policy.parse(row.policy), rounds)
         for tag, result in dispatcher.wait():
-            if not isinstance(result.value, Measurement):
-                raise RunBrokenError(f"certification failed: {last_line(result.error)}")
-            if isinstance(tag, TrialRow):
+            if not isinstance(tag, TrialRow):
+                raise TypeError("a certification without its row")
+            if isinstance(result.value, Measurement):
                 found.append(_certified(tag, result.value, experiment, scorer))
+            else:
+                log.warning("trial %d cannot be certified: %s", tag.trial, last_line(result.error))
+    if rows and not found and not stop():
+        raise RunBrokenError("no candidate could be certified; see the warnings above")
     return sorted(found, key=lambda c: (c.scalars["latency"], c.row.trial))
 
 
@@ -100,12 +105,18 @@ def _certified(row: TrialRow, measured: Measurement, experiment: Experiment, sco
     broken = {name: scalars[name] for name, v in violations(experiment.bounds, scalars).items() if v > 0}
     if scalars["speedup"] <= 1:  # no preset is worth shipping that is not faster
         broken["speedup"] = scalars["speedup"]
-    return Certified(row, scalars, with_intervals(scalars, measured), broken, measured)
+    return Certified(row, scalars, with_intervals(scalars, measured, scorer), broken, measured)
 
 
-def with_intervals(scalars: Mapping[str, float], measured: Measurement) -> dict[str, dict[str, Any]]:
-    """Attach 95 % bootstrap intervals to the scalars that come from rows or pairs."""
-    result: dict[str, dict[str, Any]] = {name: {"value": value} for name, value in scalars.items()}
+def with_intervals(
+    scalars: Mapping[str, float], measured: Measurement, scorer: Scorer
+) -> dict[str, dict[str, Any]]:
+    """Attach 95 % bootstrap intervals; what is counted and not sampled has one without width."""
+    result: dict[str, dict[str, Any]] = {
+        name: {"value": value, "ci95": [value, value]} for name, value in scalars.items()
+    }
+    for name, interval in scorer.set_intervals(measured.quality.features, scalars).items():
+        result[name]["ci95"] = interval
     for name, values in measured.quality.rows.items():
         end = LOWER_TAIL if METRIC_NAMES[name] else UPPER_TAIL
         result[name]["ci95"] = list(mean_ci95(values)[1:])

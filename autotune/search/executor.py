@@ -99,10 +99,10 @@ def perform(evaluator: Evaluator, task: Task) -> TaskResult:
         if task.policy is None:
             raise ValueError("an evaluate task without a policy")
         return TaskResult(task, evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces))
-    except XSlimError as error:
-        return TaskResult(task, error=traceback.format_exc(), fault=str(error))
-    except Exception:  # the worker's border
-        return TaskResult(task, error=traceback.format_exc())
+    except Exception as error:  # the worker's border
+        # what breaks the uncached model is the input's fault; what breaks under a policy is the policy's
+        ours = isinstance(error, XSlimError) and task.kind != "evaluate"
+        return TaskResult(task, error=traceback.format_exc(), fault=str(error) if ours else None)
 
 
 class LocalExecutor:

@@ -120,20 +120,23 @@ class SearchRun:
         finished = self.folder.path / "summary.json"
         study = open_study(self.folder.path, self.experiment.objectives)
         told = counts(study)
-        if finished.exists() and told["complete"] + told["pruned"] >= self.experiment.search.trials:
-            return Outcome(json.loads(finished.read_text()), interrupted=False)
-        status = "FAILED"
+        done = finished.exists() and told["complete"] + told["pruned"] >= self.experiment.search.trials
         self.tracker.start(self.experiment.name, self.experiment.to_data(), {"folder": self.folder.path.name})
-        try:
-            with _stop_on_signals() as stopped:
-                self.on_phase("starting workers")
-                self.executor.start(self.factory)
-                outcome = self._search(study, stopped)
-            status = "KILLED" if outcome.interrupted else "FINISHED"
-            return outcome
-        finally:
-            self.executor.close()
-            self.tracker.finish({}, status)
+        status = "FAILED"
+        with _stop_on_signals() as stopped:
+            try:
+                if done:
+                    outcome = Outcome(json.loads(finished.read_text()), interrupted=False)
+                else:
+                    finished.unlink(missing_ok=True)  # it speaks of an earlier, shorter search
+                    self.on_phase("starting workers")
+                    self.executor.start(self.factory)
+                    outcome = self._search(study, stopped)
+                status = "KILLED" if outcome.interrupted else "FINISHED"
+            finally:
+                self.executor.close()
+                self.tracker.finish({}, status)
+        return outcome
 
     def _search(self, study: Any, stopped: threading.Event) -> Outcome:
         started = time.monotonic()

@@ -85,7 +85,7 @@ class SearchLoop:
             if limit is not None and time.monotonic() - started > limit:
                 break
             asked = self._told() + self.dispatcher.flying + sum(map(len, self._waiting.values()))
-            while self.dispatcher.free and asked < self.experiment.search.trials:
+            while self.dispatcher.free and asked < self.experiment.search.trials and not self.stop():
                 self._ask()
                 asked += 1
             for tag, result in self.dispatcher.wait():

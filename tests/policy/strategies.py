@@ -88,16 +88,19 @@ presets = st.builds(
     Preset,
     name=names,
     model=st.tuples(
-        st.fixed_dictionaries({"family": names, "transformer": names, "num_steps": st.integers(1, 100)}),
+        st.fixed_dictionaries({"family": names, "transformer": names}),
+        st.lists(amounts, min_size=1, max_size=5).map(
+            lambda sigmas: {"num_steps": len(sigmas), "sigmas": sigmas}
+        )
+        | st.integers(1, 100).map(lambda steps: {"num_steps": steps}),
         subset(
             config_sha256=st.none() | names,
             scheduler=names,
-            sigmas=st.lists(amounts, max_size=5),
             height=st.integers(1, 4096),
             guidance_scale=st.floats(-10, 10),
             adapters=st.lists(names, max_size=2),
         ),
-    ).map(lambda parts: {**parts[0], **parts[1]}),
+    ).map(lambda parts: {**parts[0], **parts[1], **parts[2]}),
     policy=policy_data,
     quality=subset(
         bounds=st.dictionaries(names, amounts, max_size=3), holdout=st.dictionaries(names, plain, max_size=3)

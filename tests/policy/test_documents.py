@@ -292,3 +292,11 @@ def test_a_config_hash_ignores_private_keys_and_order() -> None:
     a = config_sha256({"a": 1, "b": (1, 2), "_class_name": "X", "_diffusers_version": "0.42"})
     assert a == config_sha256({"b": [1, 2], "a": 1})
     assert a != config_sha256({"b": [1, 2], "a": 2})
+
+
+@pytest.mark.parametrize("name", ["timesteps", "sigmas"])
+def test_a_list_of_another_length_than_the_steps_is_refused(name: str) -> None:
+    model = {"family": "dit", "transformer": "DiT", "num_steps": 3, name: [2.0, 1.0]}
+    policy = {"controller": {"kind": "pattern", "steps": "F.F"}}
+    with pytest.raises(ConfigError, match=rf"model\.{name}: 2 values; give one for each of 3 steps"):
+        Preset(name="a", model=model, policy=policy)

@@ -198,12 +198,46 @@ def test_a_lost_task_runs_once_more(tmp_path: Path) -> None:
     assert failed.user_attrs["error"] == "the worker died"
 
 
-def test_an_input_at_fault_ends_the_search(tmp_path: Path) -> None:
-    def wrong(policy: Policy) -> bool:
-        raise ConfigError("got a picture that is none", key="model.path")
+class FaultyExecutor(LocalExecutor):
+    """Finds the input at fault when the uncached model is measured."""
 
+    def wait(self, timeout_s: float) -> Sequence[TaskResult]:
+        if self._queue and self._queue[0].kind == "baseline":
+            return [
+                TaskResult(self._queue.popleft(), error="...", fault="model.path: got a picture that is none")
+            ]
+        return super().wait(timeout_s)
+
+
+def test_an_input_at_fault_ends_the_search(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"model\.path: got a picture"):
-        Search(tmp_path).run(wrong)
+        Search(tmp_path).run(executor=FaultyExecutor())
+
+
+def test_a_candidate_whose_pictures_cannot_be_scored_is_no_fault_of_the_input(tmp_path: Path) -> None:
+    seen: list[Policy] = []
+
+    def diverges(policy: Policy) -> bool:
+        seen.append(policy)
+        if len(seen) == 2:
+            raise ConfigError("got NaN", key="images")
+        return False
+
+    outcome = Search(tmp_path).run(diverges)
+    assert outcome.summary["trials"]["failed"] == 1
+    assert outcome.summary["trials"]["complete"] == 14
+
+
+def test_resuming_a_longer_search_forgets_the_shorter_ones_summary(tmp_path: Path) -> None:
+    Search(tmp_path, {"search.trials": 4}).run()
+
+    def dies(policy: Policy) -> bool:
+        raise RuntimeError("failing on purpose")
+
+    with pytest.raises(RunBrokenError):
+        Search(tmp_path).run(dies, resume=True)
+    assert not (tmp_path / "summary.json").exists()
+    assert Search(tmp_path).run(resume=True).summary["trials"]["complete"] == 14
 
 
 def test_seconds_end_a_search(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import tempfile
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError, PresetVersionError
 from xslim.policy.document import Document, dump_yaml, parse_yaml, read_yaml, suggest
@@ -53,6 +53,16 @@ class ModelSignature(Document):
     guidance_scale: float | None = None
     dtype: str | None = None
     adapters: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name in ("timesteps", "sigmas"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_steps:
+                raise ConfigError(
+                    f"{len(values)} values; give one for each of {self.num_steps} steps", key=name
+                )
+        return self
 
 
 class Quality(Document):
