@@ -1,4 +1,4 @@
-"""`autotune profile`: one uncached pass: signals, their calibration, step curve, sensitivity."""
+"""`autotune profile`: signals and their calibration, step curve, sensitivity, reference outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def profile(
     overrides: Overrides = None,
     as_json: Json = False,
 ) -> None:
-    """Profile the uncached model and write `profile.json`."""
+    """Profile the uncached model: write `profile.json` and the reference outputs."""
     loaded = load_experiment(experiment, overrides or ())
     folder = RunFolder(out or Path("runs") / f"{loaded.name}-profile")
 
@@ -32,7 +32,10 @@ def profile(
     try:
         say("profiling the uncached model")
         cases, _ = make_cases(loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed)
-        taken = spec.build().profile(cases, loaded.cases.sensitivity)
+        evaluator = spec.build()
+        taken = evaluator.profile(cases, loaded.cases.sensitivity)
+        say("drawing the reference outputs")
+        latency = evaluator.baseline(cases, loaded.search.certify_rounds).latency
         path = folder.write("profile.json", taken.to_json())
     finally:
         folder.release()
@@ -44,4 +47,9 @@ def profile(
     typer.echo(f"{'signal':18} rank correlation with the residual's true change")
     for name, value in sorted(taken.fit.items(), key=lambda item: -item[1]):
         typer.echo(f"{name:18} {value:.3f}")
+    if latency is not None:
+        typer.echo(
+            f"uncached: {latency.baseline_s:.2f} s a batch of {latency.batch}, A/A floor {latency.floor:.1%}"
+        )
     typer.echo(f"profile: {path}")
+    typer.echo(f"references: {spec.references}")

@@ -74,12 +74,12 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         table.add_column(column, justify="left" if column in ("preset", "tier") else "right", no_wrap=True)
     names = {tier: member["preset"] for tier, member in summary["tiers"].items()}
     listed = list(summary["front"])
-    actions = {member["actions"]: member["preset"] for member in listed}
+    on_front = {member["trial"]: member["preset"] for member in listed}
     for tier, member in summary["tiers"].items():
-        if member["actions"] not in actions:
-            listed.append(member)
+        if member["trial"] in on_front:
+            names[tier] = on_front[member["trial"]]
         else:
-            names[tier] = actions[member["actions"]]
+            listed.append(member)
     for member in sorted(listed, key=lambda m: -m["speedup"]):
         held = member["holdout"]
         low, high = held["speedup"]["ci95"]

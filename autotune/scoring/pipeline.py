@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from autotune.scoring.case import Case
@@ -103,13 +104,26 @@ class PipelineRunner:
         device = spec.device
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(device)
+        try:
+            self.device = torch.device(device)
+        except RuntimeError:
+            raise ConfigError(
+                f"got {device!r}; allowed: auto, cpu, cuda, cuda:N", key="model.device"
+            ) from None
         dtype = getattr(torch, spec.dtype)
         try:
             with warnings.catch_warnings():  # 0.42 calls it dtype, which 0.41 does not know
                 warnings.filterwarnings("ignore", ".*torch_dtype", FutureWarning)
                 pipe = DiffusionPipeline.from_pretrained(spec.path, torch_dtype=dtype)
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise ConfigError(f"got {spec.path!r}, cannot load it: {reason}", key="model.path") from None
         self.pipe: Any = pipe.to(self.device)

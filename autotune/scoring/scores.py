@@ -49,5 +49,5 @@ def paired_values(
 
 def set_values(features: NDArray[np.float64], reference: NDArray[np.float64]) -> dict[str, float]:
     """Form the set metrics. Shapes: features [n, d], reference [m, d]."""
-    pair = (torch.from_numpy(features), torch.from_numpy(reference))
+    pair = (torch.tensor(features), torch.tensor(reference))  # copied: what Ray returns is read-only
     return {name: float(METRICS[name].function(*pair)) for name in SETS}

@@ -182,6 +182,7 @@ def _member(member: Exported) -> dict[str, Any]:
     quality = ("lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_p5")
     return {
         "preset": member.file,
+        "trial": chosen.row.trial,
         "speedup": chosen.scalars["speedup"],
         "compute_fraction": chosen.scalars["compute_fraction"],
         "actions": chosen.row.actions,

@@ -72,7 +72,7 @@ class RunFolder:
             ) from None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.close()
             raise ConfigError(
                 "a running search writes here; wait for it or choose another --out", source=str(self.path)
