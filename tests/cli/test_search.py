@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import time
 from collections.abc import Callable
@@ -40,7 +41,7 @@ SUMMARY = {
 }
 BASELINE = {"latency_s", "metrics", "a_a_floor", "batch"}
 TRIALS = {"complete", "pruned", "failed", "deduplicated"}
-MEMBER = {"preset", "speedup", "compute_fraction", "metrics", "holdout", "actions", "memory"}
+MEMBER = {"preset", "speedup", "compute_fraction", "metrics", "holdout", "actions", "memory", "trial"}
 QUALITY = {"lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_p5"}
 HOLDOUT = {*QUALITY, "speedup", "latency", "compute_fraction"}
 
@@ -194,10 +195,10 @@ def test_a_broken_run_says_what_is_kept(
     assert result.status == 3
     *_, hint, line = result.err.splitlines()
     assert line == "autotune: 3 trials in a row failed: RuntimeError: failing on purpose"
-    assert "results.jsonl" in hint
+    assert f"is kept in {out};" in hint
     resume = hint.partition("resume with: autotune ")[2]
     monkeypatch.setattr("autotune.search.run.evaluator_spec", lambda *_: ScriptedFactory())
-    assert autotune(*resume.split()).status == 0
+    assert autotune(*shlex.split(resume)).status == 0
 
 
 def test_a_dry_run_runs_nothing(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
@@ -290,7 +291,7 @@ def test_a_signal_drains_and_the_search_is_resumed(
     assert driver.returncode == 75
     assert "Traceback" not in errors
     *_, last = errors.splitlines()
-    resume = last.partition("interrupted; resume with: autotune ")[2].split()
+    resume = shlex.split(last.partition("interrupted; resume with: autotune ")[2])
     search = Search(out)
     kept = search.rows
     assert 0 < len(kept) < 14
