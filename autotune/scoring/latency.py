@@ -18,6 +18,9 @@ from autotune.scoring.measurement import Latency
 from autotune.scoring.pipeline import PipelineRunner
 from xslim.policy.policy import Policy
 
+TOLERANCE = 0.05  # width of the middle half of the log-ratios; an idle machine stays well below it
+PATIENCE = 3
+
 
 def time_loop(
     runner: PipelineRunner, batch: Sequence[Case], policy: Policy | None, num_steps: int | None = None
@@ -30,6 +33,12 @@ def time_loop(
         return timer.take()
 
 
+def _unsettled(log_ratios: Sequence[float]) -> bool:
+    """Whether the middle half of the pairs is wider than the tolerance."""
+    low, high = np.percentile(log_ratios, (25, 75))
+    return bool(high - low > TOLERANCE)
+
+
 def paired(
     runner: PipelineRunner,
     batch: Sequence[Case],
@@ -38,18 +47,23 @@ def paired(
     floor: float,
     num_steps: int | None = None,
 ) -> Latency:
-    """Time a policy against the uncached model in `rounds` rounds of A B B A.
+    """Time a policy against the uncached model in rounds of A B B A.
+
+    Pairs that disagree tell of other work on the machine: then more rounds follow, up to `PATIENCE` times
+    as many, and the median is taken over all of them.
 
     Args:
         runner: the loaded pipeline, detached.
         batch: cases drawn at once.
         policy: the candidate; None times the uncached model against itself.
-        rounds: each gives two pairs.
+        rounds: at least so many; each gives two pairs.
         floor: the worker's A/A floor, carried along.
         num_steps: the candidate's denoising steps, when they are not the spec's.
     """
-    ratios, base, candidate = [], [], []
-    for _ in range(rounds):
+    ratios: list[float] = []
+    base: list[float] = []
+    candidate: list[float] = []
+    while len(ratios) < 2 * rounds or (_unsettled(ratios) and len(ratios) < 2 * rounds * PATIENCE):
         first = time_loop(runner, batch, None)
         pair = [time_loop(runner, batch, policy, num_steps) for _ in range(2)]
         order = [first, *pair, time_loop(runner, batch, None)]
@@ -68,6 +82,6 @@ def paired(
 def a_a_floor(runner: PipelineRunner, batch: Sequence[Case], rounds: int) -> Latency:
     """Time the uncached model against itself; its floor is the largest deviation of a round from 1."""
     latency = paired(runner, batch, None, rounds, 0.0)
-    ratios = np.asarray(latency.log_ratios).reshape(rounds, 2).mean(1)
+    ratios = np.asarray(latency.log_ratios).reshape(-1, 2).mean(1)
     floor = float(np.exp(np.abs(ratios).max()) - 1)
     return Latency(latency.log_ratios, latency.baseline_s, latency.candidate_s, latency.batch, floor)

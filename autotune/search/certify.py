@@ -24,7 +24,7 @@ from autotune.search.study import SearchLoop
 from xslim.policy.policy import Policy
 
 log = logging.getLogger(__name__)
-TIER_CANDIDATES = 3  # per tier: the fastest that hold its bounds on the search cases
+TIER_CANDIDATES = 3  # per tier: the least compute that holds its bounds on the search cases
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,9 @@ def candidates(loop: SearchLoop, experiment: Experiment) -> list[TrialRow]:
     for bounds in experiment.tiers.values():
         distinct = [row for row in loop.rows if row.duplicate_of is None]
         holding = [row for row in distinct if holds(bounds, row.scalars)]
-        holding.sort(key=lambda row: row.scalars.get("latency", row.scalars["compute_fraction"]))
+        holding.sort(
+            key=lambda row: row.scalars["compute_fraction"]
+        )  # one short timing is noisy, this is not
         chosen += holding[:TIER_CANDIDATES]
     unique: dict[str, TrialRow] = {}
     for row in chosen:

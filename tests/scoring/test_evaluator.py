@@ -61,7 +61,7 @@ def test_latency_is_measured_unless_the_trace_was_timed(
     evaluator: PipelineEvaluator, half: Measurement
 ) -> None:
     assert half.latency is not None
-    assert len(half.latency.log_ratios) == 2
+    assert len(half.latency.log_ratios) in (2, 4, 6)  # more rounds when the pairs disagree
     again = evaluator.evaluate(HALF, CASES, 1, frozenset({half.quality.trace_sha256}))
     assert again.latency is None
     assert again.quality.trace_sha256 == half.quality.trace_sha256
