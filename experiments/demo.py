@@ -24,7 +24,7 @@ from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.search.experiment import load_experiment
 
 OUT = Path("runs/demo")
-SEARCH_SECONDS = 150  # with profile and certification the search stays within six minutes on two cores
+SEARCH_SECONDS = 100  # with profile and certification the search stays within six minutes on two cores
 SETTINGS = (
     f"search.max_seconds={SEARCH_SECONDS}",
     "search.trials=24",
