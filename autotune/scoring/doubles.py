@@ -65,7 +65,7 @@ class FormulaEvaluator:
         cost = float(np.mean([COST[Action(letter)] for letter in actions]))
         features = np.stack([np.random.default_rng(c.seed).normal(size=DIM) for c in cases]) + error
         quality = Quality(
-            tuple(cases), rows, features, cost, actions, sha256(actions.encode()).hexdigest(), 1000, (), 0.0
+            tuple(cases), rows, features, cost, actions, sha256(actions.encode()).hexdigest(), 1000, 0.0
         )
         latency = Latency((-float(np.log(cost)),) * 2, 1.0, cost, len(cases), 0.01)
         timed = timing_rounds > 0 and quality.trace_sha256 not in timed_traces

@@ -118,7 +118,7 @@ class PipelineEvaluator:
 
     def _quality(self, policy: Policy | None, cases: Sequence[Case]) -> Quality:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in PAIRED}
-        features, traces, fractions, mismatches = [], [], [], []
+        features, traces, fractions = [], [], []
         held, drawing, actions = 0, 0.0, ""
         predictor = None if policy is None else policy.predictor
         for batch in self._runner.batches(cases):
@@ -134,7 +134,9 @@ class PipelineEvaluator:
                 traces.append([(record.actions, record.macs) for record in session.trace.records])
                 actions = actions or session.trace.actions
                 fractions.append((session.trace.compute_fraction, len(batch)))
-                mismatches += [r.mismatch for r in session.requests if r.mismatch is not None]
+                for request in session.requests:
+                    if request.mismatch is not None:  # it ran in full: no measurement of this policy
+                        raise RuntimeError(f"the policy was not applied: {request.mismatch}")
                 held = max(held, session.peak_held_bytes)
             values, batch_features = paired_values(images, reference, self._net)
             for name in PAIRED:
@@ -149,7 +151,6 @@ class PipelineEvaluator:
             actions=actions or "F" * self._runner.spec.num_steps,
             trace_sha256=sha256(repr((traces, predictor)).encode()).hexdigest(),
             held_bytes=held,
-            mismatches=tuple(mismatches),
             wall_s=drawing,
         )
 

@@ -25,7 +25,6 @@ class Quality:
         trace_sha256: hash of all samples' letters, the MACs of every step and the predictor; equal hashes
             did the same work, whatever the pictures.
         held_bytes: most bytes of cached features held between two steps.
-        mismatches: reasons why requests ran in full although a policy was attached.
         wall_s: seconds that drawing took.
     """
 
@@ -36,7 +35,6 @@ class Quality:
     actions: str
     trace_sha256: str
     held_bytes: int
-    mismatches: tuple[str, ...]
     wall_s: float
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple, NotRequired, TypedDict
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from autotune.scoring.metrics import METRICS, Kind
 from xslim.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
@@ -22,14 +21,6 @@ class Interval(NamedTuple):
     value: float
     low: float
     high: float
-
-
-class SummaryEntry(TypedDict):
-    """One summarised number; JSON can write it."""
-
-    value: float
-    ci95: NotRequired[list[float]]
-    index: NotRequired[int]
 
 
 def mean_ci95(values: npt.ArrayLike, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
@@ -72,41 +63,6 @@ def tail_ci95(values: npt.ArrayLike, q: float, seed: int = 0, resamples: int = R
     """
     q = _checked_q(q)
     return _bootstrap(_checked(values), lambda rows: np.percentile(rows, q, axis=-1), seed, resamples)
-
-
-def summarise(rows: Mapping[str, npt.ArrayLike], seed: int = 0) -> dict[str, SummaryEntry]:
-    """Return the mean, the bad tail and the worst picture of each paired metric.
-
-    For `lpips` the keys are `lpips` (mean), `lpips_p95` and `lpips_worst`; where higher is better the tail
-    is `_p5`. Mean and tail carry `ci95`; the worst carries the `index` of its picture (the first of equals)
-    and no interval, because the bootstrap of an extreme is not consistent.
-
-    Shapes: each of rows [n], the same n.
-
-    Raises:
-        ConfigError: an unknown or a set metric, lengths that differ, or values that `mean_ci95` refuses.
-    """
-    summary: dict[str, SummaryEntry] = {}
-    lengths = {name: np.asarray(values).size for name, values in rows.items()}
-    if len(set(lengths.values())) > 1:
-        raise ConfigError(f"got {lengths} values, need one a picture", key="rows")
-    for name, given in rows.items():
-        metric = METRICS[name]
-        if metric.kind is not Kind.PAIRED:
-            raise ConfigError("a set metric has no value per picture", key=name)
-        try:
-            values = _checked(given)
-        except ConfigError as error:
-            raise error.at(key=name) from None
-        worst = int(values.argmin() if metric.higher_is_better else values.argmax())
-        summary[name] = _entry(mean_ci95(values, seed))
-        summary[f"{name}_p{metric.tail_q}"] = _entry(tail_ci95(values, metric.tail_q, seed))
-        summary[f"{name}_worst"] = {"value": float(values[worst]), "index": worst}
-    return summary
-
-
-def _entry(interval: Interval) -> SummaryEntry:
-    return {"value": interval.value, "ci95": [interval.low, interval.high]}
 
 
 def _bootstrap(

@@ -1,14 +1,12 @@
 """Bootstrap intervals, tails and the summary of per-picture rows."""
 
-import json
-
 import numpy as np
 import pytest
 import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.scoring.statistics import mean_ci95, summarise, tail, tail_ci95
+from autotune.scoring.statistics import mean_ci95, tail, tail_ci95
 from xslim.errors import ConfigError
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
@@ -94,55 +92,3 @@ def test_bad_settings_are_refused():
             tail_ci95([1.0], q)
     with pytest.raises(ConfigError, match="resamples"):
         mean_ci95([1.0], resamples=0)
-
-
-def rows(n=40):
-    generator = np.random.default_rng(5)
-    return {
-        "psnr": generator.normal(35, 3, n),
-        "ssim": generator.uniform(0.8, 1, n),
-        "lpips": generator.exponential(0.02, n),
-    }
-
-
-def test_summary_takes_the_bad_tail_of_each_metric():
-    data = rows()
-    summary = summarise(data)
-    assert list(summary) == [
-        *("psnr", "psnr_p5", "psnr_worst"),
-        *("ssim", "ssim_p5", "ssim_worst"),
-        *("lpips", "lpips_p95", "lpips_worst"),
-    ]
-    for name, q in (("psnr", 5), ("ssim", 5), ("lpips", 95)):
-        assert tuple(summary[name].values()) == (mean_ci95(data[name])[0], list(mean_ci95(data[name])[1:]))
-        entry = summary[f"{name}_p{q}"]
-        assert entry["value"] == np.percentile(data[name], q)
-        assert entry["ci95"] == list(tail_ci95(data[name], q)[1:])
-        assert entry["ci95"][0] < entry["ci95"][1]
-        worst = summary[f"{name}_worst"]
-        assert worst["value"] == data[name][worst["index"]]
-    assert summary["psnr_worst"]["value"] == data["psnr"].min()
-    assert summary["ssim_worst"]["value"] == data["ssim"].min()
-    assert summary["lpips_worst"]["value"] == data["lpips"].max()
-    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
-
-
-def test_summary_of_tensors_and_of_nothing():
-    torch = pytest.importorskip("torch")
-    data = rows()
-    assert summarise({k: torch.from_numpy(v) for k, v in data.items()}) == summarise(data)
-    assert summarise({}) == {}
-
-
-@pytest.mark.parametrize(
-    ("data", "match"),
-    [
-        ({"psnrr": [1.0]}, "psnr"),
-        ({"fid": [1.0]}, "set metric"),
-        ({"psnr": [1.0], "ssim": [1.0, 0.5]}, "one a picture"),
-        ({"psnr": [np.nan]}, "psnr: .*not finite"),
-    ],
-)
-def test_bad_rows_are_refused(data, match):
-    with pytest.raises(ConfigError, match=match):
-        summarise(data)

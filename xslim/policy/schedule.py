@@ -7,7 +7,7 @@ from itertools import groupby
 
 from xslim.policy.controller import static_decision
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy, Table
+from xslim.policy.policy import DualThreshold, Pattern, Policy, Table
 
 
 def native_steps(policy: Policy) -> int | None:
@@ -101,8 +101,3 @@ def _forced(length: int, skips: Sequence[bool], limit: int) -> list[int]:
             forced.append(i)
             run = 0
     return forced
-
-
-def expand_interval(controller: Interval, num_steps: int) -> str:
-    """Return an interval's pattern for a number of steps."""
-    return "".join(static_decision(controller, StepInfo(step, num_steps)).action for step in range(num_steps))
