@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 
 from autotune.scoring.case import Case
-from autotune.search.executor import Executor, Task, TaskResult
+from autotune.search.executor import Executor, Task, TaskKind, TaskResult
 from xslim.errors import ConfigError, XSlimError
 from xslim.policy.policy import Policy
 
@@ -40,7 +40,7 @@ class Dispatcher:
 
     def submit(
         self,
-        kind: str,
+        kind: TaskKind,
         cases: Sequence[Case],
         tag: object = None,
         policy: Policy | None = None,
@@ -48,7 +48,7 @@ class Dispatcher:
         timed_traces: frozenset[str] = frozenset(),
     ) -> None:
         """Queue a task; `tag` comes back with its result."""
-        task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces)  # type: ignore[arg-type]
+        task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces)
         self._flying[task.id] = tag
         self._executor.submit(task)
 
@@ -70,7 +70,7 @@ class Dispatcher:
             done.append((self._flying.pop(result.task.id), result))
         return done
 
-    def run(self, kind: str, cases: Sequence[Case], count: int) -> TaskResult:
+    def run(self, kind: TaskKind, cases: Sequence[Case], count: int) -> TaskResult:
         """Run one task to its end.
 
         Raises:

@@ -15,6 +15,8 @@ from autotune.scoring.profile import Profile
 from xslim.errors import XSlimError
 from xslim.policy.policy import Policy
 
+TaskKind = Literal["evaluate", "baseline", "profile"]
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -30,7 +32,7 @@ class Task:
     """
 
     id: int
-    kind: Literal["evaluate", "baseline", "profile"]
+    kind: TaskKind
     cases: tuple[Case, ...]
     policy: Policy | None = None
     count: int = 1
