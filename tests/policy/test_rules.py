@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from itertools import groupby
 
 import pytest
@@ -14,7 +15,7 @@ from xslim import Policy
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.policy import BlockReuse
-from xslim.policy.schedule import actions_before_next_full, remap
+from xslim.policy.schedule import actions_before_next_full, remap, residual_is_read
 from xslim.policy.selection import select_blocks
 from xslim.runtime.predictors.newton import newton
 
@@ -213,3 +214,18 @@ def test_what_lies_ahead_of_a_step(steps: str, step: int) -> None:
 def test_a_dual_threshold_may_do_what_its_polish_says() -> None:
     policy = Policy(controller={"kind": "dual-threshold", "critical": 1.0, "polish": ["token"]})
     assert actions_before_next_full(policy, 0, 9) == {Action.SKIP, Action.TOKEN}
+
+
+@given(patterns, st.integers(0, 59), st.integers(1, 3))
+def test_a_residual_is_read_when_few_newer_ones_come_before_a_reuse(
+    steps: str, step: int, history: int
+) -> None:
+    assume(step < len(steps))
+    found = residual_is_read(Policy.from_pattern(steps), step, len(steps), history)
+    before_reuse = re.match(r"[FB]*(?=[.T])", steps[step + 1 :])
+    assert found == (before_reuse is not None and len(before_reuse.group()) < history)
+
+
+def test_a_dual_threshold_reads_no_residual_of_early_warm_up_or_before_the_cool_down() -> None:
+    policy = Policy(controller={"kind": "dual-threshold", "critical": 1.0, "warmup": 3, "cooldown": 2})
+    assert [residual_is_read(policy, step, 9, 2) for step in range(9)] == [0, 1, 1, 1, 1, 1, 0, 0, 0]

@@ -149,6 +149,8 @@ def test_with_session_request(mixed: Policy) -> None:
             assert torch.equal(sample(DIT, model, 8, start), whole)
         with session.request(), torch.no_grad():
             DIT.call(model, start, 0.5)
+            assert session.held_bytes == 0  # both steps that a prediction reads are still to come
+            DIT.call(model, start, 0.4)
             assert session.held_bytes > 0
         assert session.held_bytes == 0
         with session.request(), torch.no_grad():

@@ -38,6 +38,26 @@ def actions_before_next_full(policy: Policy, step: int, num_steps: int) -> froze
     return frozenset(found)
 
 
+def residual_is_read(policy: Policy, step: int, num_steps: int, history: int) -> bool:
+    """Whether the residual of a computed step may be read by a later skip or token refresh.
+
+    Args:
+        policy: the policy.
+        step: the computed step.
+        num_steps: steps of the request.
+        history: computed residuals that the prediction reads.
+    """
+    controller = policy.controller
+    if isinstance(controller, DualThreshold):
+        return step >= controller.warmup - history and step < num_steps - controller.cooldown - 1
+    for newer, later in enumerate(range(step + 1, num_steps)):
+        if newer == history:
+            return False
+        if static_decision(controller, StepInfo(later, num_steps)).action in (Action.SKIP, Action.TOKEN):
+            return True
+    return False
+
+
 def remap(
     policy: Policy,
     num_steps: int,

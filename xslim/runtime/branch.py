@@ -15,8 +15,7 @@ from xslim.runtime.tokens import TokenRecord
 class BranchState:
     """Controller states, signals and kept features of one branch; one row a sample."""
 
-    def __init__(self, policy: Policy, rows: int, refreshes_tokens: bool) -> None:
-        history = max(policy.predictor.history, 2 if refreshes_tokens else 1)
+    def __init__(self, policy: Policy, rows: int, history: int) -> None:
         self.controllers: list[ControllerState] = [FRESH] * rows
         self.history = ResidualHistory(history)
         self.residuals = BlockResiduals()
@@ -45,6 +44,12 @@ class BranchState:
         """Bytes held."""
         return held_bytes(self.tensors())
 
-    def note_residual(self, residual: Tensor) -> None:
-        """Keep whether the newest residuals are finite; read with the next step's signals."""
+    def note_residual(self, residual: Tensor | None) -> None:
+        """Keep whether the newest residuals are finite; None when they were not kept.
+
+        Read with the next step's signals.
+        """
+        if residual is None:
+            self.health = None
+            return
         self.health = torch.where(torch.isfinite(residual).flatten(1).all(1), 0.0, torch.nan)

@@ -102,6 +102,10 @@ def _note_call(
 def _bind(
     signature: inspect.Signature, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> dict[str, Any]:
+    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    names = [name for name, parameter in signature.parameters.items() if parameter.kind is plain][1:]
+    if len(args) <= len(names) and kwargs.keys() <= set(names[len(args) :]):  # nearly always; bind is slow
+        return {**dict(zip(names, args, strict=False)), **kwargs}
     bound = signature.bind(module, *args, **kwargs)
     named = dict(bound.arguments)
     named.pop(next(iter(signature.parameters)))

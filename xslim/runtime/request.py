@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
 from xslim.policy.decision import Action
 from xslim.policy.policy import Policy
-from xslim.policy.schedule import actions_before_next_full
+from xslim.policy.schedule import actions_before_next_full, residual_is_read
 from xslim.policy.trace import RequestSummary, Trace
 from xslim.runtime.branch import BranchState
 
@@ -27,7 +28,7 @@ class Shape:
         return cls(tuple(latent.shape), str(latent.dtype), str(latent.device))
 
 
-@dataclass(slots=True)
+@dataclass
 class Request:
     """State of the request in progress.
 
@@ -79,11 +80,20 @@ class Request:
             self._keeps[step] = actions_before_next_full(self.policy, step, self.num_steps)
         return self._keeps[step]
 
+    @cached_property
+    def history(self) -> int:
+        """Computed residuals that predictions and token refreshes read."""
+        refreshes = any(Action.TOKEN in self.keeps(step) for step in range(self.num_steps))
+        return max(self.policy.predictor.history, 2 if refreshes else 1)
+
+    def keeps_residual(self, step: int) -> bool:
+        """Whether the residual of a computed step may be read later."""
+        return residual_is_read(self.policy, step, self.num_steps, self.history)
+
     def branch(self, name: str, rows: int) -> BranchState:
         """Return a branch's state, new at its first call."""
         if name not in self.branches:
-            refreshes = any(Action.TOKEN in self.keeps(step) for step in range(self.num_steps))
-            self.branches[name] = BranchState(self.policy, rows, refreshes)
+            self.branches[name] = BranchState(self.policy, rows, self.history)
         return self.branches[name]
 
     @property

@@ -150,7 +150,14 @@ class Session:
         state = request.branch(branch, latent.shape[0])
         info = StepInfo(request.step, request.num_steps, request.sigma, branch)
         bypass = request.mismatch is not None
-        task = StepTask(request.policy, info, request.keeps(request.step), table, bypass)
+        task = StepTask(
+            request.policy,
+            info,
+            request.keeps(request.step),
+            request.keeps_residual(request.step),
+            table,
+            bypass,
+        )
         step = self._step = Step(self._model, state, task, latent)
         output = forward(*args, **kwargs)
         self._step = None

@@ -33,6 +33,7 @@ class StepTask:
         policy: the policy in force; its actions are ignored when `bypass` is set.
         info: the step.
         keeps: actions that may follow before the next full step.
+        keeps_residual: a later step may read the residual of this one.
         macs: cost of the call.
         bypass: the policy does not fit the request: every sample is full, nothing is kept.
     """
@@ -40,6 +41,7 @@ class StepTask:
     policy: Policy
     info: StepInfo
     keeps: frozenset[Action]
+    keeps_residual: bool
     macs: MacsTable
     bypass: bool
 
@@ -240,7 +242,10 @@ class Step:
             raise RuntimeError("the last block ran before the first")
         if len(self._skip) or len(self._token):
             out = self._fill(out, entered)
-        if len(self._computed):
+        if len(self._computed) and not self._task.keeps_residual:
+            state.note_residual(None)
+            self._choose_blocks()
+        elif len(self._computed):
             residual = self._computed.take(out) - self._computed.take(entered)
             state.history.push(residual, float(self._task.info.step), self._computed)
             nonfinite = [decision.nonfinite for decision in self.decisions]
