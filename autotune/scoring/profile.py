@@ -130,17 +130,18 @@ def record_residuals(runner: PipelineRunner) -> Iterator[Recorded]:
     """Record what the stack of blocks adds, call by call, with plain PyTorch hooks."""
     model = LiveModel(runner.pipe.transformer)
     recorded = Recorded()
+    last = len(model.blocks) - 1
     entered: list[Tensor] = []
 
     def before(_: Any, args: Any, kwargs: Any) -> None:
-        arguments = model.block_arguments(0, args, kwargs)
-        entered[:] = [arguments[model.adapter.hidden]]
+        entered[:] = [model.call(0, args, kwargs).streams.image]
 
-    def after(_: Any, args: Any, kwargs: Any, output: Tensor) -> None:
-        recorded.residuals.append((output - entered[0]).float().cpu())
+    def after(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+        left = model.call(last, args, kwargs, entered[0].shape[1]).unpack(output).image
+        recorded.residuals.append((left - entered[0]).float().cpu())
 
     def root(_: Any, args: Any, kwargs: Any) -> None:
-        recorded.latent_shape = tuple(model.root_arguments(args, kwargs)[model.adapter.latent].shape)
+        recorded.latent_shape = tuple(model.root_call(args, kwargs).tensor(model.adapter.latent).shape)
 
     handles = [
         model.blocks[0].register_forward_pre_hook(before, with_kwargs=True),

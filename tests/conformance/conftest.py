@@ -24,20 +24,19 @@ class StackProbe:
 
     def __init__(self, model: nn.Module) -> None:
         live = LiveModel(model)
-        hidden = live.adapter.hidden
         self.inputs: list[Tensor] = []
         self.outputs: list[Tensor] = []
 
         def enter(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
-            value = live.block_arguments(0, args, kwargs)[hidden]
-            self.inputs.append(value.detach().clone())
+            self.inputs.append(live.call(0, args, kwargs).streams.image.detach().clone())
 
-        def leave(_: nn.Module, args: object, output: Tensor) -> None:
-            self.outputs.append(output.detach().clone())
+        def leave(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: object) -> None:
+            call = live.call(len(live.blocks) - 1, args, kwargs, self.inputs[-1].shape[1])
+            self.outputs.append(call.unpack(output).image.detach().clone())
 
         self.handles = [
             live.blocks[0].register_forward_pre_hook(enter, with_kwargs=True),
-            live.blocks[-1].register_forward_hook(leave),
+            live.blocks[-1].register_forward_hook(leave, with_kwargs=True),
         ]
 
     def residual(self, step: int) -> Tensor:

@@ -13,6 +13,12 @@ from xslim.runtime.model import LiveModel
 STEPS = 8
 
 
+def streams(live: LiveModel, block: int, args, kwargs, out, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Image tokens that entered a block and that left it."""
+    call = live.call(block, args, kwargs, tokens)
+    return call.streams.image.clone(), call.unpack(out).image.clone()
+
+
 def dual(critical: float, **controller: object) -> Policy:
     return Policy(controller={"kind": "dual-threshold", "critical": critical, **controller})
 
@@ -99,7 +105,7 @@ def test_block_refresh_replays_what_it_does_not_compute(tiny: Tiny, block_counte
         seen: list[tuple[torch.Tensor, torch.Tensor]] = []
         handles = [
             block.register_forward_hook(lambda m, args, kwargs, out, i=i: seen.append(
-                (live.block_arguments(i, args, kwargs)[live.adapter.hidden].clone(), out.clone())
+                streams(live, i, args, kwargs, out, tiny.tokens)
             ), with_kwargs=True)
             for i, block in enumerate(live.blocks)
         ]  # fmt: skip
@@ -241,8 +247,8 @@ def test_anothers_diffusers_hook_survives_whichever_came_first(tiny: Tiny) -> No
     from diffusers.hooks import HookRegistry, ModelHook
 
     class Doubler(ModelHook):
-        def post_forward(self, module: torch.nn.Module, output: torch.Tensor) -> torch.Tensor:
-            return output * 2
+        def post_forward(self, module: torch.nn.Module, output: object) -> object:
+            return output * 2 if isinstance(output, torch.Tensor) else tuple(part * 2 for part in output)
 
     model, start = tiny.build(), noise(tiny, 1)
     early, late = LiveModel(model).blocks[1], LiveModel(model).blocks[3]

@@ -217,9 +217,7 @@ def test_a_dual_threshold_may_do_what_its_polish_says() -> None:
 
 
 @given(patterns, st.integers(0, 59), st.integers(1, 3))
-def test_a_residual_is_read_when_few_newer_ones_come_before_a_reuse(
-    steps: str, step: int, history: int
-) -> None:
+def test_a_residual_is_read_when_a_reuse_comes_soon(steps: str, step: int, history: int) -> None:
     assume(step < len(steps))
     found = residual_is_read(Policy.from_pattern(steps), step, len(steps), history)
     before_reuse = re.match(r"[FB]*(?=[.T])", steps[step + 1 :])

@@ -196,7 +196,8 @@ def test_held_bytes_are_what_is_held(pipe: DiTPipeline, name: str, request: pyte
         generate(pipe, 8, batch=3)
         assert held[-1] == (0, 0)  # after the last step
         assert all(said == found for said, found in held)
-        assert min(said for said, _ in held[:-1]) > 0
+        # the first of two full steps before a refresh is not read by any prediction
+        assert min(said for said, _ in held[1:-1]) > 0
         assert session.peak_held_bytes >= max(said for said, _ in held)
         assert session.held_bytes == 0
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xslim.runtime.attention import KeyValue
+from xslim.runtime.calls import Streams
 from xslim.runtime.rows import Rows
 
 
@@ -91,22 +92,26 @@ class ResidualHistory:
 
 
 class BlockResiduals:
-    """Residuals of single blocks, for block refreshes, and their mean absolute size."""
+    """What single blocks added to image and text, for block refreshes, and the mean size of the image's."""
 
     def __init__(self) -> None:
-        self._residuals: dict[int, Tensor] = {}  # block -> [batch, tokens, dim]
+        self._residuals: dict[int, Streams] = {}
         self._sizes: dict[int, Tensor] = {}  # block -> [batch]
 
-    def record(self, block: int, residual: Tensor, rows: Rows) -> None:
-        """Keep what a block added to its input, [rows, tokens, dim]."""
-        size = residual.abs().mean(dim=tuple(range(1, residual.dim())))
+    def record(self, block: int, residual: Streams, rows: Rows) -> None:
+        """Keep what a block added to some samples."""
+        size = residual.image.abs().mean(dim=tuple(range(1, residual.image.dim())))
         if rows.all:
             self._residuals[block], self._sizes[block] = residual, size
             return
-        for kept, new in ((self._residuals, residual), (self._sizes, size)):
-            if block not in kept:  # dropped, because no other sample replays it
-                kept[block] = new.new_zeros((rows.total, *new.shape[1:]))
-            rows.put(kept[block], new)
+        if block not in self._residuals:  # dropped, because no other sample replays it
+            self._residuals[block] = Streams(
+                *(None if t is None else _zeros(t, rows.total) for t in residual)
+            )
+        if block not in self._sizes:
+            self._sizes[block] = _zeros(size, rows.total)
+        self._residuals[block].put(rows, residual)
+        rows.put(self._sizes[block], size)
 
     def sizes(self) -> list[list[float]]:
         """Mean |h_out - h_in|, one list over the blocks for every sample; synchronises once."""
@@ -120,12 +125,13 @@ class BlockResiduals:
         wanted = set(blocks)
         self._residuals = {block: r for block, r in self._residuals.items() if block in wanted}
 
-    def __getitem__(self, block: int) -> Tensor:
+    def __getitem__(self, block: int) -> Streams:
         return self._residuals[block]
 
     def tensors(self) -> list[Tensor]:
         """Everything held."""
-        return [*self._residuals.values(), *self._sizes.values()]
+        streams = [tensor for pair in self._residuals.values() for tensor in pair if tensor is not None]
+        return [*streams, *self._sizes.values()]
 
 
 class KeysValues:
@@ -146,17 +152,16 @@ class KeysValues:
 
     def take(self, block: int, rows: Rows) -> KeyValue:
         """Return the kept entries of some samples."""
-        key, value = self._blocks[block]
-        return rows.take(key), rows.take(value)
+        return tuple(rows.take(tensor) for tensor in self._blocks[block])
 
     def complete(self, blocks: int) -> bool:
         """Whether every block's entries are there."""
         return len(self._blocks) == blocks
 
-    def clear(self) -> None:
-        """Drop everything."""
-        self._blocks.clear()
-
     def tensors(self) -> list[Tensor]:
         """Everything held."""
         return [tensor for pair in self._blocks.values() for tensor in pair]
+
+
+def _zeros(like: Tensor, rows: int) -> Tensor:
+    return like.new_zeros((rows, *like.shape[1:]))

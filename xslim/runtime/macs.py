@@ -12,6 +12,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from xslim.runtime.attention import KeepKeysValues, RefreshKeysValues
+from xslim.runtime.calls import BlockCall
+from xslim.runtime.rows import Rows
+
 FLOPS_PER_MAC = 2
 
 
@@ -68,49 +72,38 @@ def count(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops()) / FLOPS_PER_MAC
 
 
-def first_row(value: Any, rows: int) -> Any:
-    """Cut tensors whose first dimension is the batch to one sample."""
-    if isinstance(value, Tensor) and value.dim() > 0 and value.shape[0] == rows:
-        return value[:1]
-    return value
+def count_block(forward: Callable[..., object], call: BlockCall, tokens: bool) -> BlockMacs:
+    """Count one block on a fake call.
 
+    Every layer's cost is a fixed part plus a part per image token that queries run for: two counts, with
+    all tokens and with half of them against the keys and values of all, tell the two apart.
 
-def count_block(forward: Callable[..., object], arguments: Mapping[str, Any], hidden: str) -> BlockMacs:
-    """Count one block on fake arguments of one sample.
-
-    Linear layers grow with the tokens by a fixed amount each; attention grows with queries times keys.
-    Two counts (all tokens, half of them) tell the fixed part from the part per token, once the attention
-    of the half has been put at its cost against all keys.
+    Args:
+        forward: the block's forward.
+        call: its call, on fake tensors.
+        tokens: whether token refreshes are possible; without them all cost is counted as per token.
     """
-    tokens = arguments[hidden].shape[1]
-    half = max(1, tokens // 2)
-    whole_linear, whole_attention = _split(forward, arguments)
-    if half == tokens:
-        return BlockMacs(0.0, whole_linear + whole_attention, tokens)
-    half_linear, _ = _split(forward, {**arguments, hidden: arguments[hidden][:, :half]})
-    slope = (whole_linear - half_linear) / (tokens - half)
-    fixed = max(0.0, whole_linear - slope * tokens)
-    return BlockMacs(fixed, (whole_linear - fixed + whole_attention) / tokens, tokens)
+    everyone = call.image_tokens
+    half = max(1, everyone // 2)
+    with KeepKeysValues(call.stack.attention) as keep:
+        whole = count(lambda: call.run(forward)) / call.rows
+    if half == everyone or not tokens:
+        return BlockMacs(0.0, whole / everyone, everyone)
+    one = call.of_rows(Rows.of([row == 0 for row in range(call.rows)], call.streams.image.device))
+    index = torch.arange(half, device=call.streams.image.device)[None]
+    kept = tuple(tensor[:1] for tensor in keep.kept)
+    with RefreshKeysValues(call.stack.attention, kept, index):
+        part = count(lambda: one.of_tokens(index).run(forward))
+    slope = (whole - part) / (everyone - half)
+    return BlockMacs(max(0.0, whole - slope * everyone), slope, everyone)
 
 
-def _split(forward: Callable[..., object], arguments: Mapping[str, Any]) -> tuple[float, float]:
-    """MACs of a call in linear layers, and in attention."""
-    with FlopCounterMode(display=False, custom_mapping=FORMULAS) as counter:
-        forward(**arguments)
-    by_op = counter.get_flop_counts()["Global"]
-    attention = sum(flops for op, flops in by_op.items() if "attention" in str(op))
-    return (sum(by_op.values()) - attention) / FLOPS_PER_MAC, attention / FLOPS_PER_MAC
-
-
-def fake_arguments(
-    rows: int, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> tuple[Any, Any, FakeTensorMode]:
-    """Return fake copies of one sample of a call's arguments, and their mode."""
+def fake_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any, FakeTensorMode]:
+    """Return fake copies of a call's arguments, and their mode."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
 
     def convert(value: Any) -> Any:
-        cut = first_row(value, rows)
-        return mode.from_tensor(cut.detach()) if isinstance(cut, Tensor) else cut
+        return mode.from_tensor(value.detach()) if isinstance(value, Tensor) else value
 
     return tree_map(convert, tuple(args)), tree_map(convert, dict(kwargs)), mode
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from xslim.errors import UnsupportedModelError
-from xslim.runtime.adapters import ADAPTERS, BlockAdapter
+from xslim.runtime.adapters import ADAPTERS, BlockAdapter, Stack
+from xslim.runtime.calls import BlockCall, Call, parameter_names
 from xslim.runtime.macs import MacsTable, bare_copy, count, count_block, fake_arguments
 
 
@@ -26,42 +26,39 @@ class LiveModel:
         self.adapter: BlockAdapter = ADAPTERS[type(transformer).__name__]
         self.transformer = transformer
         self.blocks: list[nn.Module] = []
-        self.kinds: list[str] = []
+        self.stacks: list[Stack] = []  # one entry a block
         for stack in self.adapter.stacks:
             members = list(transformer.get_submodule(stack.path).children())
             self.blocks += members
-            self.kinds += [stack.kind] * len(members)
+            self.stacks += [stack] * len(members)
         if not self.blocks:
             raise UnsupportedModelError(f"{type(transformer).__name__} has no blocks; nothing to cache")
-        self._root = inspect.signature(type(transformer).forward)
-        self._signatures = [inspect.signature(type(block).forward) for block in self.blocks]
+        self.kinds = [stack.kind for stack in self.stacks]
+        self._root = parameter_names(transformer)
+        self._names = [parameter_names(block) for block in self.blocks]
 
-    def root_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    @property
+    def no_tokens(self) -> str | None:
+        """Why token refresh does not work on this model, or None."""
+        return self.adapter.no_tokens(getattr(self.transformer, "config", {}))
+
+    def root_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Name the arguments of a call of the transformer."""
-        return _bind(self._root, self.transformer, args, kwargs)
+        return Call(self._root, args, kwargs)
 
-    def block_arguments(self, block: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Name the arguments of a call of a block."""
-        return _bind(self._signatures[block], self.blocks[block], args, kwargs)
+    def call(
+        self, block: int, args: Sequence[Any], kwargs: Mapping[str, Any], image_tokens: int | None = None
+    ) -> BlockCall:
+        """Name the arguments of a call of a block; the first block tells the number of image tokens."""
+        return BlockCall(self.stacks[block], self._names[block], args, kwargs, image_tokens)
 
-    def rows_of(self, arguments: Mapping[str, Any], take: Callable[[Tensor], Tensor]) -> dict[str, Any]:
-        """Cut a block's arguments down to some samples."""
-        names = (self.adapter.hidden, *self.adapter.row_arguments)
-        return {
-            name: take(value) if name in names and isinstance(value, Tensor) else value
-            for name, value in arguments.items()
-        }
-
-    def modulated(self, arguments: Mapping[str, Any]) -> Tensor:
+    def modulated(self, call: BlockCall) -> Tensor:
         """Return the first block's modulated input from its arguments."""
-        call = self.adapter.modulation
-        norm = self.blocks[0].get_submodule(call.path)
-        given = {name: arguments[source] for name, source in call.arguments}
-        if call.dtype_argument is not None:
-            given[call.dtype_argument] = arguments[self.adapter.hidden].dtype
-        result = norm(**given)
-        tensor: Tensor = result[0] if isinstance(result, tuple) else result
-        return tensor
+        return self.adapter.modulated(self.blocks[0], call)
+
+    def time_embedding(self, call: BlockCall) -> Tensor:
+        """Return what modulates the first block, [batch, ...]."""
+        return self.adapter.time_embedding(self.blocks[0], call)
 
     def count_macs(self, rows: int, args: Sequence[Any], kwargs: Mapping[str, Any]) -> MacsTable:
         """Count the MACs of a call on fake tensors, with nobody's hooks running.
@@ -71,20 +68,21 @@ class LiveModel:
             args: positional arguments of the transformer.
             kwargs: its keyword arguments.
         """
-        bare = LiveModel(bare_copy(self.transformer))
-        calls: dict[int, dict[str, Any]] = {}
-        fake_args, fake_kwargs, mode = fake_arguments(rows, args, kwargs)
+        fake_args, fake_kwargs, mode = fake_arguments(args, kwargs)
         with mode, torch.no_grad():
+            bare = LiveModel(bare_copy(self.transformer))
+            calls: dict[int, BlockCall] = {}
             for index, block in enumerate(bare.blocks):
                 note = partial(_note_call, calls, bare, index)
                 block.register_forward_pre_hook(note, with_kwargs=True)
-            total = count(lambda: bare.transformer(*fake_args, **fake_kwargs))
+            total = count(lambda: bare.transformer(*fake_args, **fake_kwargs)) / rows
             builds = [_build(block) for block in bare.blocks]
+            tokens = self.no_tokens is None
             costs = {
-                build: count_block(bare.blocks[i].forward, calls[i], self.adapter.hidden)
+                build: count_block(bare.blocks[i].forward, calls[i], tokens)
                 for build, i in {build: i for i, build in enumerate(builds)}.items()
             }
-            modulation = count(lambda: bare.modulated(calls[0]))
+            modulation = count(lambda: bare.modulated(calls[0])) / rows
         return MacsTable(total, tuple(costs[build] for build in builds), modulation)
 
 
@@ -94,22 +92,7 @@ def _build(block: nn.Module) -> tuple[object, ...]:
 
 
 def _note_call(
-    calls: dict[int, dict[str, Any]], model: LiveModel, block: int, _: nn.Module, args: Any, kwargs: Any
+    calls: dict[int, BlockCall], model: LiveModel, block: int, _: nn.Module, args: Any, kwargs: Any
 ) -> None:
-    calls[block] = model.block_arguments(block, args, kwargs)
-
-
-def _bind(
-    signature: inspect.Signature, module: nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> dict[str, Any]:
-    plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    names = [name for name, parameter in signature.parameters.items() if parameter.kind is plain][1:]
-    if len(args) <= len(names) and kwargs.keys() <= set(names[len(args) :]):  # nearly always; bind is slow
-        return {**dict(zip(names, args, strict=False)), **kwargs}
-    bound = signature.bind(module, *args, **kwargs)
-    named = dict(bound.arguments)
-    named.pop(next(iter(signature.parameters)))
-    for name, parameter in signature.parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            named.update(named.pop(name, {}))
-    return named
+    first = calls.get(0)
+    calls[block] = model.call(block, args, kwargs, None if first is None else first.image_tokens)

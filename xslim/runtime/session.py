@@ -10,6 +10,7 @@ from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xslim.errors import RequestMismatchError
 from xslim.policy.decision import StepInfo
@@ -138,9 +139,10 @@ class Session:
 
     def _run(self, branch: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         adapter = self._model.adapter
-        arguments = self._model.root_arguments(args, kwargs)
-        latent: Tensor = arguments[adapter.latent]
-        timestep = float(arguments[adapter.timestep].flatten()[0])
+        call = self._model.root_call(args, kwargs)
+        latent = call.tensor(adapter.latent)
+        time = adapter.timestep
+        timestep = time.offset + time.scale * float(call.tensor(time.argument).flatten()[0])
         shape = Shape.of(latent)
         request = self._find(branch, timestep, shape) or self._start(latent)
         self._request = request
@@ -254,7 +256,8 @@ class Session:
 
     def _table(self, shape: Shape, rows: int, args: Any, kwargs: Any) -> MacsTable:
         counted = _COUNTED.setdefault(self._model.transformer, {})
-        key = (shape.size[1:], shape.dtype)
+        tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        key = (shape.dtype, *(tuple(tensor.shape) for tensor in tensors))
         if key not in counted:
             counted[key] = self._model.count_macs(rows, args, kwargs)
         return counted[key]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,14 +15,16 @@ from xslim.policy.policy import Policy, Table
 from xslim.policy.selection import select_blocks
 from xslim.runtime.attention import KeepKeysValues, KeyValue, RefreshKeysValues
 from xslim.runtime.branch import BranchState
+from xslim.runtime.calls import BlockCall, Streams
 from xslim.runtime.indicators import Features
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
+from xslim.runtime.plan import Plan
 from xslim.runtime.predictors import weights
 from xslim.runtime.rows import Rows
 from xslim.runtime.tokens import gather_tokens, scatter_tokens
 
-Forward = Callable[..., Tensor]
+Forward = Callable[..., Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class Step:
         self._task = task
         self._latent = latent
         self._input: Tensor | None = None
-        self._probe: tuple[Tensor, KeyValue | None] | None = None
+        self._image_tokens: int | None = None
+        self._probe: tuple[Streams, KeyValue] | None = None
         self._modulated = False
         self._tokens: Tensor | None = None  # chosen tokens of the T rows, [rows, chosen]
         self._blocks_run = 0.0
@@ -63,42 +66,46 @@ class Step:
         self.decisions: tuple[Decision, ...] = ()
         self.readings: tuple[dict[str, float], ...] = ()
 
-    def run_block(self, block: int, forward: Forward, args: Any, kwargs: Any) -> Tensor:
-        """Run one block for the samples and tokens that need it. Shape as the block's output."""
-        arguments = self._model.block_arguments(block, args, kwargs)
-        hidden: Tensor = arguments[self._model.adapter.hidden]
+    def run_block(self, block: int, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Run one block for the samples and tokens that need it. Returns what the block would return."""
+        call = self._model.call(block, args, kwargs, self._image_tokens)
         if block == 0:
-            self._begin(hidden, forward, arguments)
+            self._begin(call, forward)
         if self._task.bypass:
-            return forward(*args, **kwargs)
-        full, replay, tokens = self._work_of(block)
-        if len(full) == 0 and len(replay) == 0 and len(tokens) == 0:
-            out = hidden
-        elif full.all:
-            out = self._compute(block, forward, arguments, hidden, full)
-        else:
-            out = hidden.clone()
-            if len(full):
-                full.put(out, self._compute(block, forward, arguments, hidden, full))
-            if len(replay):
-                replayed = replay.take(hidden) + replay.take(self._state.residuals[block])
-                replay.put(out, replayed)
-            if len(tokens):
-                tokens.put(out, self._refresh(block, forward, arguments, hidden, tokens))
+            return call.run(forward)
+        out = self._run(block, call, forward)
         if block == len(self._model.blocks) - 1:
-            out = self._finish(out)
+            finished = self._finish(out.image)
+            out = out if finished is out.image else Streams(finished, out.text)
+        return call.pack(out)
+
+    def _run(self, block: int, call: BlockCall, forward: Forward) -> Streams:
+        full, replay, tokens = self._plan.in_block(block)
+        if len(full) == 0 and len(replay) == 0 and len(tokens) == 0:
+            return call.streams
+        if full.all:
+            return self._compute(block, call, forward, full)
+        out = Streams(*(None if part is None else part.clone() for part in call.streams))
+        if len(replay):
+            residual = self._state.residuals[block].take(replay)
+            out = out.put(replay, call.streams.take(replay) + residual)
+        if len(full):
+            out = out.put(full, self._compute(block, call, forward, full))
+        if len(tokens):
+            out = out.put(tokens, self._refresh(block, call, forward, tokens))
         return out
 
     # deciding
 
-    def _begin(self, hidden: Tensor, forward: Forward, arguments: Mapping[str, Any]) -> None:
+    def _begin(self, call: BlockCall, forward: Forward) -> None:
         state, task = self._state, self._task
-        self._input = hidden
+        self._input = call.streams.image
+        self._image_tokens = call.image_tokens
         if task.bypass:
             self.decisions = (Decision(Action.FULL, "policy does not fit"),) * state.rows
             self.readings = ({},) * state.rows
             return
-        self.readings = self._read(hidden, forward, arguments)
+        self.readings = self._read(call, forward)
         decisions = []
         for row, reading in enumerate(self.readings):
             decision, after = decide(task.policy, state.controllers[row], task.info, reading)
@@ -108,22 +115,20 @@ class Step:
             decisions.append(decision)
             state.controllers[row] = after
         self.decisions = tuple(decisions)
-        self._plan(hidden)
+        self._plan = Plan(self.decisions, state.compute_flags, call.streams.image.device)
+        self._tokens = state.tokens.select(self._plan.token, task.policy.token)
 
-    def _read(
-        self, hidden: Tensor, forward: Forward, arguments: Mapping[str, Any]
-    ) -> tuple[dict[str, float], ...]:
+    def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
         """Measure all signals of all samples; one host synchronisation."""
         state = self._state
 
         def modulated() -> Tensor:
             self._modulated = True
-            return self._model.modulated(arguments)
+            return self._model.modulated(call)
 
         def probe() -> Tensor:
-            out, kept = self._call(0, forward, arguments)
-            self._probe = (out, kept)
-            return out - hidden
+            self._probe = self._call(0, call, forward)
+            return self._probe[0].image - call.streams.image
 
         features = Features(self._latent, modulated, probe)
         found = {name: i.measure(features) for name, i in state.indicators.items()}
@@ -151,87 +156,70 @@ class Step:
             return self._fixed_blocks or self._state.compute_flags[row] is not None
         return True
 
-    def _plan(self, hidden: Tensor) -> None:
-        device, state = hidden.device, self._state
-        actions = [decision.action for decision in self.decisions]
-        self._full = Rows.of([a is Action.FULL for a in actions], device)
-        self._token = Rows.of([a is Action.TOKEN for a in actions], device)
-        self._block = Rows.of([a is Action.BLOCK for a in actions], device)
-        self._skip = Rows.of([a is Action.SKIP for a in actions], device)
-        self._computed = Rows.of([a is not Action.SKIP for a in actions], device)
-        self._none = Rows((), state.rows)
-        self._tokens = state.tokens.select(self._token, self._task.policy.token)
-
-    def _work_of(self, block: int) -> tuple[Rows, Rows, Rows]:
-        """Which samples compute a block, replay it, or refresh tokens in it."""
-        if not len(self._block):
-            return self._full, self._none, self._token
-        compute, replay = [], []
-        for decision, kept in zip(self.decisions, self._state.compute_flags, strict=True):
-            flags = decision.compute_blocks or kept or ()
-            refresh = decision.action is Action.BLOCK
-            compute.append(decision.action is Action.FULL or (refresh and flags[block]))
-            replay.append(refresh and not flags[block])
-        device = self._latent.device
-        return Rows.of(compute, device), Rows.of(replay, device), self._token
-
     # running
 
-    def _call(
-        self, block: int, forward: Forward, arguments: Mapping[str, Any]
-    ) -> tuple[Tensor, KeyValue | None]:
+    def _call(self, block: int, call: BlockCall, forward: Forward) -> tuple[Streams, KeyValue]:
         """Run a block, noting keys and values when a token refresh may follow."""
         if Action.TOKEN not in self._task.keeps:
-            return forward(**arguments), None
-        with KeepKeysValues(self._model.adapter.attention_call) as mode:
-            out = forward(**arguments)
+            return call.unpack(call.run(forward)), ()
+        with KeepKeysValues(call.stack.attention) as mode:
+            out = call.unpack(call.run(forward))
         return out, mode.kept
 
-    def _compute(
-        self, block: int, forward: Forward, arguments: Mapping[str, Any], hidden: Tensor, rows: Rows
-    ) -> Tensor:
-        """Run a block for some samples and keep what later refreshes need. Shape [rows, tokens, dim]."""
+    def _compute(self, block: int, call: BlockCall, forward: Forward, rows: Rows) -> Streams:
+        """Run a block for some samples and keep what later refreshes need."""
         self._blocks_run += len(rows) * self._task.macs.blocks[block].full
         if block == 0 and self._probe is not None:
             out, kept = self._probe
-            out = rows.take(out)
-            kept = None if kept is None else (rows.take(kept[0]), rows.take(kept[1]))
+            out = out if rows.all else out.take(rows)
+            kept = tuple(rows.take(tensor) for tensor in kept)
+        elif rows.all:
+            out, kept = self._call(block, call, forward)
         else:
-            out, kept = self._call(block, forward, self._model.rows_of(arguments, rows.take))
-        if kept is not None:
+            out, kept = self._call(block, call.of_rows(rows), forward)
+        if kept:
             self._state.keys_values.store(block, kept, rows)
         if Action.BLOCK in self._task.keeps:
-            self._record(block, out - rows.take(hidden), rows)
+            self._record(block, out - call.streams.take(rows), rows)
         return out
 
-    def _record(self, block: int, residual: Tensor, rows: Rows) -> None:
+    def _record(self, block: int, residual: Streams, rows: Rows) -> None:
         """Keep a block's residual: of full steps only (as published), of every step for a table."""
-        if self._fixed_blocks or len(self._full) == len(rows):
+        full = self._plan.full
+        if self._fixed_blocks or len(full) == len(rows):
             self._state.residuals.record(block, residual, rows)
-        elif len(self._full):
-            full = set(self._full.members)
-            inside = [i for i, row in enumerate(rows.members) if row in full]
-            index = torch.tensor(inside, device=residual.device)
-            self._state.residuals.record(block, residual.index_select(0, index), self._full)
+        elif len(full):
+            inside = Rows.of([row in full.members for row in rows.members], residual.image.device)
+            self._state.residuals.record(block, residual.take(inside), full)
 
-    def _refresh(
-        self, block: int, forward: Forward, arguments: Mapping[str, Any], hidden: Tensor, rows: Rows
-    ) -> Tensor:
-        """Run a block for the chosen tokens of some samples. Shape [rows, tokens, dim]."""
+    def _refresh(self, block: int, call: BlockCall, forward: Forward, rows: Rows) -> Streams:
+        """Run a block for the chosen tokens, and all text, of some samples."""
         chosen = self._tokens
         if chosen is None:
             raise RuntimeError("a token refresh without chosen tokens")
         self._blocks_run += len(rows) * self._task.macs.blocks[block].at(chosen.shape[1])
-        part = self._model.rows_of(arguments, rows.take)
-        name = self._model.adapter.hidden
-        before = part[name]
-        part[name] = gather_tokens(before, chosen)
-        kept = self._state.keys_values.take(block, rows)
-        with RefreshKeysValues(self._model.adapter.attention_call, kept, chosen) as mode:
-            out = forward(**part)
-        if mode.kept is not None:
+        rotary = call.stack.rotary
+        if len(rows) > 1 and rotary is not None and not rotary.batched:
+            samples = [Rows.of([i == row for i in range(rows.total)], chosen.device) for row in rows.members]
+            parts = [
+                self._refresh_together(block, call, forward, sample, chosen[i : i + 1])
+                for i, sample in enumerate(samples)
+            ]
+            texts = [part.text for part in parts if part.text is not None]
+            return Streams(torch.cat([part.image for part in parts]), torch.cat(texts) if texts else None)
+        return self._refresh_together(block, call, forward, rows, chosen)
+
+    def _refresh_together(
+        self, block: int, call: BlockCall, forward: Forward, rows: Rows, chosen: Tensor
+    ) -> Streams:
+        part = call.of_rows(rows)
+        calls = call.stack.attention
+        small = part.of_tokens(chosen)
+        with RefreshKeysValues(calls, self._state.keys_values.take(block, rows), chosen) as mode:
+            out = small.unpack(small.run(forward))
+        if mode.kept:
             self._state.keys_values.store(block, mode.kept, rows)
-        return scatter_tokens(before, chosen, out)
+        return Streams(scatter_tokens(part.streams.image, chosen, out.image), out.text)
 
     # finishing
 
@@ -240,14 +228,14 @@ class Step:
         state, entered = self._state, self._input
         if entered is None:
             raise RuntimeError("the last block ran before the first")
-        if len(self._skip) or len(self._token):
+        if len(self._plan.skip) or len(self._plan.token):
             out = self._fill(out, entered)
-        if len(self._computed) and not self._task.keeps_residual:
+        if len(self._plan.computed) and not self._task.keeps_residual:
             state.note_residual(None)
             self._choose_blocks()
-        elif len(self._computed):
-            residual = self._computed.take(out) - self._computed.take(entered)
-            state.history.push(residual, float(self._task.info.step), self._computed)
+        elif len(self._plan.computed):
+            residual = self._plan.computed.take(out) - self._plan.computed.take(entered)
+            state.history.push(residual, float(self._task.info.step), self._plan.computed)
             nonfinite = [decision.nonfinite for decision in self.decisions]
             if any(nonfinite):
                 state.history.restart(Rows.of(nonfinite, residual.device))
@@ -259,41 +247,40 @@ class Step:
     def _fill(self, out: Tensor, entered: Tensor) -> Tensor:
         policy, at = self._task.policy, float(self._task.info.step)
         predicted = entered + self._state.history.predict(lambda times: weights(policy.predictor, times, at))
-        if self._skip.all:
+        if self._plan.skip.all:
             return predicted
-        if not len(self._skip) and self._token.all and self._tokens is not None:
+        if not len(self._plan.skip) and self._plan.token.all and self._tokens is not None:
             return scatter_tokens(predicted, self._tokens, gather_tokens(out, self._tokens))
         out = out.clone()
-        if len(self._skip):
-            self._skip.put(out, self._skip.take(predicted))
-        if len(self._token) and self._tokens is not None:
-            fresh = gather_tokens(self._token.take(out), self._tokens)
-            self._token.put(out, scatter_tokens(self._token.take(predicted), self._tokens, fresh))
+        if len(self._plan.skip):
+            self._plan.skip.put(out, self._plan.skip.take(predicted))
+        if len(self._plan.token) and self._tokens is not None:
+            fresh = gather_tokens(self._plan.token.take(out), self._tokens)
+            self._plan.token.put(out, scatter_tokens(self._plan.token.take(predicted), self._tokens, fresh))
         return out
 
     def _note_tokens(self) -> None:
         """Update the change and the age of the tokens that were computed."""
         state = self._state
-        if Action.TOKEN not in self._task.keeps and not len(self._token):
+        if Action.TOKEN not in self._task.keeps and not len(self._plan.token):
             return
         change = state.history.change()
         if change is None:
             return
-        whole = Rows.of([d.action in (Action.FULL, Action.BLOCK) for d in self.decisions], change.device)
-        state.tokens.note_all(change, whole)
+        state.tokens.note_all(change, self._plan.whole)
         if self._tokens is not None:
-            state.tokens.note_chosen(change, self._token, self._tokens)
+            state.tokens.note_chosen(change, self._plan.token, self._tokens)
 
     def _choose_blocks(self) -> None:
         """After a full step: which blocks a later refresh recomputes; drop what nobody replays."""
         state = self._state
-        if Action.BLOCK not in self._task.keeps or not len(self._full) or self._fixed_blocks:
+        if Action.BLOCK not in self._task.keeps or not len(self._plan.full) or self._fixed_blocks:
             return
         sizes = state.residuals.sizes()
-        for row in self._full.members:
+        for row in self._plan.full.members:
             rule = self._task.policy.block
             state.compute_flags[row] = select_blocks(sizes[row], self._model.kinds, rule)
-        if self._full.all:
+        if self._plan.full.all:
             kept = [flags for flags in state.compute_flags if flags is not None]
             replayed = {i for flags in kept for i, compute in enumerate(flags) if not compute}
             state.residuals.keep_only(replayed)
@@ -312,7 +299,7 @@ class Step:
             return rows * table.total
         extra = rows * table.modulation if self._modulated else 0.0
         if self._probe is not None:  # samples that did not compute the first block anyway
-            extra += (rows - len(self._work_of(0)[0])) * table.blocks[0].full
+            extra += (rows - len(self._plan.in_block(0)[0])) * table.blocks[0].full
         return rows * table.outside + self._blocks_run + extra
 
 

@@ -1,8 +1,49 @@
-"""What the runtime must know of a transformer class; data only."""
+"""What the runtime must know of a transformer class; data, and two short functions a family."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor, nn
+
+Attention = Literal["image", "text-first", "text-last", "cross"]
+
+
+class Arguments(Protocol):
+    """Arguments of a call, by name."""
+
+    def get(self, name: str) -> object:
+        """Return an argument, None when it was not passed."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """Return an argument that has to be a tensor."""
+        ...
+
+
+Feature = Callable[[nn.Module, Arguments], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """The rotary tables that a block takes; a token refresh gathers the rows of the chosen tokens.
+
+    Attributes:
+        argument: block argument that holds a table or a tuple of tables.
+        axis: token axis of a table.
+        text_first: a table covers the text tokens, then the image tokens; else the image tokens alone.
+        members: entries of the tuple that belong to the image; None means all.
+        batched: the axis before the tokens is the batch, or one that broadcasts. Without it, samples with
+            different tokens cannot share a call, and a token refresh runs sample by sample.
+    """
+
+    argument: str
+    axis: int = 0
+    text_first: bool = False
+    members: tuple[int, ...] | None = None
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,25 +53,49 @@ class Stack:
     Attributes:
         path: dotted path of the ModuleList in the transformer.
         kind: kind of its blocks; thresholds may differ by kind.
+        row_arguments: further block arguments with the batch as their first dimension.
+        attention: the block's attention calls in the order they run, by what they attend to: image tokens,
+            text and image tokens in one sequence, or something else (`cross`).
+        text: block argument that holds the text tokens, or None.
+        returns: what the block returns, in order.
+        joined: the image argument holds the text tokens first, then the image tokens.
+        rotary: its rotary tables, or None.
+        token_arguments: block arguments with the image tokens as their second dimension when it has their size.
+        image: block argument that holds the image tokens, [batch, tokens, dim].
     """
 
     path: str
     kind: str
+    row_arguments: tuple[str, ...]
+    attention: tuple[Attention, ...]
+    text: str | None = None
+    returns: tuple[Literal["image", "text"], ...] = ("image",)
+    joined: bool = False
+    rotary: Rotary | None = None
+    token_arguments: tuple[str, ...] = ()
+    image: str = "hidden_states"
 
 
 @dataclass(frozen=True, slots=True)
-class ModuleCall:
-    """A call of a block's submodule that yields the modulated input.
+class Timestep:
+    """How a transformer is told the time.
 
     Attributes:
-        path: dotted path of the submodule in the block.
-        arguments: its argument name -> the block's argument name.
-        dtype_argument: its argument that takes the dtype of the image tokens, or None.
+        argument: its argument.
+        scale: with `offset`, the scheduler's timestep is offset + scale * argument.
+        offset: see `scale`.
+        rising: the scheduler's timesteps rise while noise falls.
     """
 
-    path: str
-    arguments: tuple[tuple[str, str], ...]
-    dtype_argument: str | None = None
+    argument: str = "timestep"
+    scale: float = 1.0
+    offset: float = 0.0
+    rising: bool = False
+
+
+def any_config(config: Mapping[str, object]) -> str | None:
+    """Token refresh works for every configuration."""
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +106,42 @@ class BlockAdapter:
         family: short name, as in presets.
         transformer: exact class name.
         stacks: block lists in the order they run.
-        hidden: block argument that holds the image tokens, [batch, tokens, dim].
-        row_arguments: further block arguments with the batch as their first dimension.
-        modulation: the first block's norm, for the signal `modulated_input`.
-        latent: transformer argument that holds the latent.
-        timestep: transformer argument that holds the timestep.
-        attention_call: index, within a block, of the attention call over the image tokens.
+        modulated: (first block, its arguments) -> its modulated input [batch, tokens, dim], for the signal
+            `modulated_input`.
+        time_embedding: (first block, its arguments) -> the embedding that modulates it, [batch, ...].
+        latent: transformer argument that holds the latent: a tensor [batch, ...], or a list of samples.
+        conditioning: transformer argument that tells guidance branches apart.
+        timestep: how the transformer is told the time.
+        no_tokens: config -> why token refresh does not work for it, or None.
     """
 
     family: str
     transformer: str
     stacks: tuple[Stack, ...]
-    row_arguments: tuple[str, ...]
-    modulation: ModuleCall
-    hidden: str = "hidden_states"
+    modulated: Feature
+    time_embedding: Feature
     latent: str = "hidden_states"
-    timestep: str = "timestep"
-    attention_call: int = 0
+    conditioning: str = "encoder_hidden_states"
+    timestep: Timestep = Timestep()
+    no_tokens: Callable[[Mapping[str, object]], str | None] = any_config
+
+
+def ada_norm(path: str, embedding: str = "temb") -> Feature:
+    """The modulated input of blocks whose norm takes the embedding as `emb` and returns the input first."""
+
+    def modulated(block: nn.Module, arguments: Arguments) -> Tensor:
+        norm = block.get_submodule(path)
+        result = norm(arguments.tensor("hidden_states"), emb=arguments.tensor(embedding))
+        tensor: Tensor = result[0] if isinstance(result, tuple) else result
+        return tensor
+
+    return modulated
+
+
+def passed(argument: str) -> Feature:
+    """A block argument as it is."""
+
+    def feature(block: nn.Module, arguments: Arguments) -> Tensor:
+        return arguments.tensor(argument)
+
+    return feature
