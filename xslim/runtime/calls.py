@@ -72,9 +72,13 @@ class Streams(NamedTuple):
     image: Tensor
     text: Tensor | None = None
 
+    def map(self, change: Callable[[Tensor], Tensor]) -> Streams:
+        """Change every stream that is there."""
+        return Streams(change(self.image), None if self.text is None else change(self.text))
+
     def take(self, rows: Rows) -> Streams:
         """Some samples."""
-        return Streams(rows.take(self.image), None if self.text is None else rows.take(self.text))
+        return self.map(rows.take)
 
     def __add__(self, other: object) -> Streams:
         """Add stream by stream; a stream that one side lacks stays as it is."""
@@ -199,7 +203,8 @@ def _take(value: Any, rows: Rows) -> Any:
             return item
         if item.shape[0] == rows.total:
             return rows.take(item)
-        return torch.cat([rows.take(part) for part in item.split(rows.total)])
+        parts = range(0, item.shape[0], rows.total)
+        return torch.cat([rows.take(item[start : start + rows.total]) for start in parts])
 
     return tree_map(cut, value)
 
