@@ -186,6 +186,12 @@ class BlockCall(Call):
         return BlockCall(self.stack, self._names, *self._replaced(given), image_tokens)
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def run_eagerly(call: Call, forward: Callable[..., Any]) -> Any:
+    """Run a call without the graphs of a compiled block: inside of one, attention cannot be seen."""
+    return call.run(forward)
+
+
 def gather_rows(table: Tensor, index: Tensor) -> Tensor:
     """Shapes: table [rows or 1, tokens, ...], index [rows, chosen] -> [rows, chosen, ...]."""
     wide = table.expand(len(index), *table.shape[1:])

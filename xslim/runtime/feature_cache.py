@@ -105,9 +105,7 @@ class BlockResiduals:
             self._residuals[block], self._sizes[block] = residual, size
             return
         if block not in self._residuals:  # dropped, because no other sample replays it
-            self._residuals[block] = Streams(
-                *(None if t is None else _zeros(t, rows.total) for t in residual)
-            )
+            self._residuals[block] = residual.map(lambda part: _zeros(part, rows.total))
         if block not in self._sizes:
             self._sizes[block] = _zeros(size, rows.total)
         self._residuals[block].put(rows, residual)

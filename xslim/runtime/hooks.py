@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
 from torch import nn
+from torch._dynamo import trace_rules
 
 from xslim.errors import AttachError
 from xslim.runtime.model import LiveModel
 
 HOOK_NAME = "xslim"
+# Compiled blocks keep the graphs that they have without us: our own frames are not traced, what they call is.
+trace_rules.add("xslim")  # type: ignore[no-untyped-call]
 
 
 class Listener(Protocol):
@@ -60,8 +62,6 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
         self._listener = listener
         self._block = block
 
-    # keeps the graphs of compiled blocks whole
-    @torch.compiler.disable(recursive=False)  # type: ignore[untyped-decorator,no-untyped-call]
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self._listener.on_block(self._block, self.fn_ref.original_forward, args, kwargs)
 

@@ -15,7 +15,7 @@ from xslim.policy.policy import Policy, Table
 from xslim.policy.selection import select_blocks
 from xslim.runtime.attention import KeepKeysValues, KeyValue, RefreshKeysValues
 from xslim.runtime.branch import BranchState
-from xslim.runtime.calls import BlockCall, Streams
+from xslim.runtime.calls import BlockCall, Streams, run_eagerly
 from xslim.runtime.indicators import Features
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
@@ -85,7 +85,7 @@ class Step:
             return call.streams
         if full.all:
             return self._compute(block, call, forward, full)
-        out = Streams(*(None if part is None else part.clone() for part in call.streams))
+        out = call.streams.map(torch.clone)
         if len(replay):
             residual = self._state.residuals[block].take(replay)
             out = out.put(replay, call.streams.take(replay) + residual)
@@ -163,7 +163,7 @@ class Step:
         if Action.TOKEN not in self._task.keeps:
             return call.unpack(call.run(forward)), ()
         with KeepKeysValues(call.stack.attention) as mode:
-            out = call.unpack(call.run(forward))
+            out = call.unpack(run_eagerly(call, forward))
         return out, mode.kept
 
     def _compute(self, block: int, call: BlockCall, forward: Forward, rows: Rows) -> Streams:
@@ -216,7 +216,7 @@ class Step:
         calls = call.stack.attention
         small = part.of_tokens(chosen)
         with RefreshKeysValues(calls, self._state.keys_values.take(block, rows), chosen) as mode:
-            out = small.unpack(small.run(forward))
+            out = small.unpack(run_eagerly(small, forward))
         if mode.kept:
             self._state.keys_values.store(block, mode.kept, rows)
         return Streams(scatter_tokens(part.streams.image, chosen, out.image), out.text)

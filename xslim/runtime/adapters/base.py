@@ -60,7 +60,7 @@ class Stack:
         returns: what the block returns, in order.
         joined: the image argument holds the text tokens first, then the image tokens.
         rotary: its rotary tables, or None.
-        token_arguments: block arguments with the image tokens as their second dimension when it has their size.
+        token_arguments: block arguments whose second dimension is the image tokens, when it has their size.
         image: block argument that holds the image tokens, [batch, tokens, dim].
     """
 
