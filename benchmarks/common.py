@@ -54,7 +54,7 @@ def report(name: str, runner: PipelineRunner, latency: Latency, **figures: objec
         "speedup_min_max": [round(float(ratios.min()), 4), round(float(ratios.max()), 4)],
         "uncached_s": round(latency.baseline_s, 4),
         "batch": latency.batch,
-        **environment(runner),
+        **environment(runner.device),
         "machine": platform.machine(),
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {' '.join(sys.argv[1:])}".strip(),
     }

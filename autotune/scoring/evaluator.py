@@ -96,16 +96,16 @@ class PipelineEvaluator:
         """Measure a policy; the latency is paired with the uncached model on the first batch."""
         quality = self._quality(policy, cases)
         if timing_rounds == 0 or quality.trace_sha256 in timed_traces:
-            return Measurement(quality, environment=environment(self._runner))
+            return Measurement(quality, environment=environment(self._runner.device))
         batch = next(self._runner.batches(cases))
         latency = paired(self._runner, batch, policy, timing_rounds, self._measured_floor(batch))
-        return Measurement(quality, latency, environment(self._runner))
+        return Measurement(quality, latency, environment(self._runner.device))
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """Measure the uncached model against itself; draws the references that are missing."""
         quality = self._quality(None, cases)
         self._floor = a_a_floor(self._runner, next(self._runner.batches(cases)), max(1, timing_rounds))
-        return Measurement(quality, self._floor, environment(self._runner))
+        return Measurement(quality, self._floor, environment(self._runner.device))
 
     def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
         """Take the profile."""
@@ -155,9 +155,8 @@ class PipelineEvaluator:
         )
 
 
-def environment(runner: PipelineRunner) -> dict[str, str]:
+def environment(device: torch.device) -> dict[str, str]:
     """What the numbers were measured on; goes into presets."""
-    device = runner.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
     return {
         "device": name,

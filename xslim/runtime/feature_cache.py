@@ -111,11 +111,15 @@ class BlockResiduals:
         self._residuals[block].put(rows, residual)
         rows.put(self._sizes[block], size)
 
-    def sizes(self) -> list[list[float]]:
-        """Mean |h_out - h_in|, one list over the blocks for every sample; synchronises once."""
+    def sizes(self, blocks: int, rows: int) -> list[list[float]]:
+        """Mean |h_out - h_in|, one list over the blocks for every sample; synchronises once.
+
+        Blocks that were not recorded, because they are always recomputed, stand with 0.
+        """
         if not self._sizes:
-            return []
-        stacked = torch.stack([self._sizes[block] for block in sorted(self._sizes)])
+            return [[0.0] * blocks] * rows
+        zero = torch.zeros_like(next(iter(self._sizes.values())))
+        stacked = torch.stack([self._sizes.get(block, zero) for block in range(blocks)])
         return [list(column) for column in zip(*stacked.float().tolist(), strict=True)]
 
     def keep_only(self, blocks: Iterable[int]) -> None:

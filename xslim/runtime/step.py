@@ -130,7 +130,15 @@ class Step:
             self._probe = self._call(0, call, forward)
             return self._probe[0].image - call.streams.image
 
-        features = Features(self._latent, modulated, probe)
+        known = [len(times) for times in state.history.times] or [0] * state.rows
+        features = Features(
+            self._latent,
+            modulated,
+            probe,
+            lambda: self._model.time_embedding(call),
+            state.history.tensors(),
+            known,
+        )
         found = {name: i.measure(features) for name, i in state.indicators.items()}
         columns = {name: m.values.float() for name, m in found.items() if m is not None}
         if state.health is not None:
@@ -179,9 +187,13 @@ class Step:
             out, kept = self._call(block, call.of_rows(rows), forward)
         if kept:
             self._state.keys_values.store(block, kept, rows)
-        if Action.BLOCK in self._task.keeps:
+        if Action.BLOCK in self._task.keeps and self._may_replay(block):
             self._record(block, out - call.streams.take(rows), rows)
         return out
+
+    def _may_replay(self, block: int) -> bool:
+        """Whether a refresh may replay a block; the first of each kind are always recomputed."""
+        return self._fixed_blocks or self._model.depths[block] > self._task.policy.block.start_block
 
     def _record(self, block: int, residual: Streams, rows: Rows) -> None:
         """Keep a block's residual: of full steps only (as published), of every step for a table."""
@@ -276,7 +288,7 @@ class Step:
         state = self._state
         if Action.BLOCK not in self._task.keeps or not len(self._plan.full) or self._fixed_blocks:
             return
-        sizes = state.residuals.sizes()
+        sizes = state.residuals.sizes(len(self._model.blocks), state.rows)
         for row in self._plan.full.members:
             rule = self._task.policy.block
             state.compute_flags[row] = select_blocks(sizes[row], self._model.kinds, rule)
