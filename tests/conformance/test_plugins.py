@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
-from xslim.policy.policy import SIGNALS, Predictor
+from xslim.policy.controller import TABLES
+from xslim.policy.policy import RESIDUALS_READ, SIGNALS, TABLE_SIGNALS, Policy, Predictor
+from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.indicators import INDICATORS, Features, Indicator, Measured
 from xslim.runtime.predictors import PREDICTORS, weights
+from xslim.runtime.rows import Rows
 
 BATCH, TOKENS, DIM = 3, 5, 4
-STEPS = 4
+STEPS = 5
+HISTORY = max(RESIDUALS_READ.values())
 
 
 def features(seed: int, rows: slice = slice(None)) -> Features:
@@ -19,15 +25,25 @@ def features(seed: int, rows: slice = slice(None)) -> Features:
     latent = torch.randn(BATCH, 1, 4, 4, generator=generator)[rows]
     modulated = torch.randn(BATCH, TOKENS, DIM, generator=generator)[rows]
     probe = torch.randn(BATCH, TOKENS, DIM, generator=generator)[rows]
-    return Features(latent, lambda: modulated, lambda: probe)
+    embedding = torch.randn(BATCH, DIM, generator=generator)[rows]
+    return Features(latent, lambda: modulated, lambda: probe, lambda: embedding, (), (0,) * len(latent))
+
+
+def reads(indicator: Indicator, step: Features, history: ResidualHistory) -> Measured | None:
+    """Measure a step with the residuals computed so far."""
+    known = [len(times) for times in history.times] or [0] * len(step.latent)
+    return indicator.measure(replace(step, residuals=history.tensors(), known=known))
 
 
 def run(indicator: Indicator, steps: list[Features], scale: float = 1.0) -> list[Measured | None]:
-    """Measure some steps, all computed; the output follows the latent."""
-    measured = []
-    for step in steps:
-        measured.append(indicator.measure(step))
+    """Measure some steps, all computed; output and residual follow the features."""
+    measured, history = [], ResidualHistory(HISTORY)
+    for time, step in enumerate(steps):
+        measured.append(reads(indicator, step, history))
         indicator.observe(step.latent * scale, (True,) * len(step.latent))
+        history.push(
+            step.probe() * scale, float(time), Rows(tuple(range(len(step.latent))), len(step.latent))
+        )
     return measured
 
 
@@ -37,7 +53,22 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def test_the_table_holds_what_policies_may_name() -> None:
-    assert set(INDICATORS) == set(SIGNALS) - {"step_table"}  # that one reads no tensors
+    assert set(INDICATORS) == set(SIGNALS) - set(TABLE_SIGNALS)  # those read no tensors
+    assert set(TABLES) == set(TABLE_SIGNALS)
+
+
+def test_a_policy_keeps_the_residuals_that_its_signals_read(name: str) -> None:
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": 1.0}, indicator={"signals": {name: 1.0}}
+    )
+    indicator, steps = INDICATORS[name](), [features(seed) for seed in range(STEPS)]
+    history = ResidualHistory(policy.history)
+    for time, step in enumerate(steps):
+        measured = reads(indicator, step, history)
+        indicator.observe(step.latent, (True,) * BATCH)
+        history.push(step.probe(), float(time), Rows(tuple(range(BATCH)), BATCH))
+    assert measured is not None
+    assert all(measured.defined)
 
 
 def test_indicator_is_finite_nonnegative_and_one_value_a_sample(name: str) -> None:
@@ -62,16 +93,20 @@ def test_indicator_rows_are_independent(name: str) -> None:
 
 
 def test_indicator_of_a_skipped_row_ignores_what_the_others_computed(name: str) -> None:
-    """Row 1 skips from step 2 on; its signal equals that of a batch of its own."""
+    """Row 1 skips from step 3 on; its signal equals that of a batch of its own."""
 
     def readings(rows: slice, position: int) -> list[Tensor]:
         indicator, values = INDICATORS[name](), []
-        for step in range(5):
+        history = ResidualHistory(HISTORY)
+        for step in range(6):
             seen = features(step, rows)
-            measured = indicator.measure(seen)
+            measured = reads(indicator, seen, history)
             computed = [True] * len(seen.latent)
-            computed[position] = step < 2
+            computed[position] = step < 3
             indicator.observe(seen.latent * 2, tuple(computed))
+            chosen = Rows.of(computed, seen.latent.device)
+            if len(chosen):
+                history.push(chosen.take(seen.probe()), float(step), chosen)
             if measured is not None and measured.defined[position]:
                 values.append(measured.values[position])
         return values
@@ -81,14 +116,16 @@ def test_indicator_of_a_skipped_row_ignores_what_the_others_computed(name: str) 
     torch.testing.assert_close(batched, alone)
 
 
+def tensors(step: Features) -> list[Tensor]:
+    return [step.latent, step.modulated(), step.probe(), step.time_embedding()]
+
+
 def test_indicator_leaves_its_inputs_untouched(name: str) -> None:
     steps = [features(seed) for seed in range(STEPS)]
-    before = [(f.latent.clone(), f.modulated().clone(), f.probe().clone()) for f in steps]
+    before = [[tensor.clone() for tensor in tensors(f)] for f in steps]
     run(INDICATORS[name](), steps)
-    for f, (latent, modulated, probe) in zip(steps, before, strict=True):
-        assert torch.equal(f.latent, latent)
-        assert torch.equal(f.modulated(), modulated)
-        assert torch.equal(f.probe(), probe)
+    for f, kept in zip(steps, before, strict=True):
+        assert all(torch.equal(now, then) for now, then in zip(tensors(f), kept, strict=True))
 
 
 def test_equal_features_give_0(name: str) -> None:
@@ -102,9 +139,10 @@ def test_a_nonfinite_row_reads_nonfinite_and_the_others_do_not(name: str, bad: f
     indicator = INDICATORS[name]()
     run(indicator, [features(0), features(1)])
     spoilt = features(2)
-    for tensor in (spoilt.latent, spoilt.modulated(), spoilt.probe()):
+    for tensor in tensors(spoilt):
         tensor[1].view(-1)[3] = bad
-    measured = indicator.measure(spoilt)
+    residuals = [spoilt.probe(), features(1).probe(), features(0).probe()]
+    measured = indicator.measure(replace(spoilt, residuals=residuals, known=(3,) * BATCH))
     assert measured is not None
     assert torch.isfinite(measured.values).tolist() == [True, False, True]
 
@@ -113,7 +151,6 @@ def test_indicator_tells_what_it_holds(name: str) -> None:
     indicator = INDICATORS[name]()
     assert indicator.tensors() == []
     run(indicator, [features(0), features(1)])
-    assert indicator.tensors()
     held = {id(t) for t in indicator.tensors()}
     pending = list(vars(indicator).values())
     while pending:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from xslim import Policy, Preset
-from xslim.policy.policy import SIGNALS
+from xslim.policy.policy import SIGNALS, TABLE_SIGNALS
 
 fractions = st.floats(0, 1)
 amounts = st.floats(0, 1e6)
@@ -16,6 +16,14 @@ names = st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs
 def subset(**fields: st.SearchStrategy[object]) -> st.SearchStrategy[dict[str, object]]:
     """Any of the fields, each present or left out."""
     return st.fixed_dictionaries({}, optional=fields)
+
+
+def closed(policy: dict[str, object]) -> dict[str, object]:
+    """Under parity a pattern ends with a full step."""
+    controller = policy["controller"]
+    if policy.get("parity") and controller["kind"] == "pattern":
+        return {**policy, "controller": {**controller, "steps": controller["steps"] + "F"}}
+    return policy
 
 
 dual_threshold = st.tuples(
@@ -29,7 +37,8 @@ dual_threshold = st.tuples(
         relief=st.fixed_dictionaries({"block": fractions, "token": fractions}),
     ),
 ).map(lambda parts: {**parts[0], **parts[1]})
-patterns = st.text("FBT.", min_size=1, max_size=60)
+leading = st.text(".", max_size=3)  # no refresh before the first full step
+patterns = st.tuples(leading, st.text("FBT.", max_size=50)).map("F".join) | st.text(".", min_size=1)
 pattern = st.fixed_dictionaries({"kind": st.just("pattern"), "steps": patterns})
 interval = st.fixed_dictionaries(
     {
@@ -57,8 +66,8 @@ indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_
         {
             "signals": st.just(signals),
             "calibration": st.fixed_dictionaries(
-                {name: calibrations for name in signals if name == "step_table"},
-                optional={name: calibrations for name in signals if name != "step_table"},
+                {name: calibrations for name in signals if name in TABLE_SIGNALS},
+                optional={name: calibrations for name in signals if name not in TABLE_SIGNALS},
             ),
         }
     )
@@ -75,8 +84,9 @@ policy_data = st.tuples(
         predictor=subset(kind=st.sampled_from(["hold", "newton"]), order=st.integers(1, 2)),
         guards=subset(sigma_windows=st.lists(st.tuples(amounts, amounts).map(list), max_size=3)),
         batch=st.just("per-sample"),
+        parity=st.sampled_from(["authors", None]),
     ),
-).map(lambda parts: {**parts[0], **parts[1]})  # fmt: skip
+).map(lambda parts: closed({**parts[0], **parts[1]}))  # fmt: skip
 policies = policy_data.map(Policy.parse)
 
 plain = st.recursive(

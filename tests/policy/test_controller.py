@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.policy.strategies import dual_threshold, policies
+from tests.policy.strategies import dual_threshold, patterns, policies
 from xslim import Policy
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, Decision, StepInfo
@@ -211,7 +211,7 @@ def test_table_semantics() -> None:
     assert letters(first) == "FB"
 
 
-@given(st.text("FBT.", min_size=1, max_size=30), st.integers(0, 5))
+@given(patterns, st.integers(0, 5))
 def test_pattern_semantics(steps: str, beyond: int) -> None:
     found = letters(run(Policy.from_pattern(steps), [0.0] * (len(steps) + beyond)))
     assert found == "F" + steps[1:] + "F" * beyond

@@ -122,7 +122,7 @@ MISTAKES = [
     ("policy.block", {"threshold": {"doubel": 1.0}}, ["policy.block.threshold."]),
     ("policy.block", {"threshold": "high"}, ["policy.block.threshold", "'high'", "number"]),
     ("policy.token.budget", 2, ["policy.token.budget", "2", "to 1"]),
-    ("policy.predictor.kind", "neweton", ["policy.predictor.kind", "neweton", "'hold' or 'newton'"]),
+    ("policy.predictor.kind", "neweton", ["policy.predictor.kind", "neweton", "'hold', 'newton'"]),
     ("policy.predictor.order", 3, ["policy.predictor.order", "3", "to 2"]),
     ("policy.guards.sigma_windows", [[1.0]], ["policy.guards.sigma_windows.0"]),
     ("policy.batch", "shared", ["policy.batch", "shared", "per-sample"]),

@@ -16,9 +16,10 @@ Points = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_leng
 class Calibration(Document):
     """Points of a piecewise-linear map; outside the fitted range it goes on proportionally.
 
-    For measured signals x is the raw signal and the map never falls. For `step_table`, x is the
-    step's progress from 0 (first step) to 1 (last) and y the profiled change times the number of
-    steps, so that a table made for 50 steps serves 20.
+    For measured signals x is the raw signal and the map never falls. For the two tables x is the step's
+    progress from 0 (first step) to 1 (last), so that a table made for 50 steps serves 20: y is for
+    `step_table` the profiled change times the number of steps, and for `gamma` the residual's size
+    relative to the first step's, which is the running product of MagCache's ratios (arXiv:2506.09045).
     """
 
     x: Points

@@ -7,9 +7,10 @@ error, a weighted sum of calibrated signals, is ours: the published code runs fi
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action, Decision, StepInfo
 from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy, Table
 
@@ -25,12 +26,14 @@ class ControllerState:
         err: accumulated error estimate since the last full step.
         skips: consecutive skips.
         refreshes: block and token refreshes since the last full step.
+        full_at: the last full step.
     """
 
     computed: bool = False
     err: float = 0.0
     skips: int = 0
     refreshes: int = 0
+    full_at: int = 0
 
 
 FRESH = ControllerState()
@@ -51,12 +54,12 @@ def decide(
         The decision and the state for the next step.
     """
     decision = _guard(policy, state, info, reading) or _rule(policy, state, info, reading)
-    return decision, _advance(state, decision)
+    return decision, _advance(state, decision, info)
 
 
-def _advance(state: ControllerState, decision: Decision) -> ControllerState:
+def _advance(state: ControllerState, decision: Decision, info: StepInfo) -> ControllerState:
     if decision.action is Action.FULL:
-        return ControllerState(computed=True)
+        return ControllerState(computed=True, full_at=info.step)
     if decision.action is Action.SKIP:
         return replace(state, err=decision.err, skips=state.skips + 1)
     return replace(state, err=decision.err, skips=0, refreshes=state.refreshes + 1)
@@ -101,24 +104,46 @@ def static_decision(controller: Pattern | Interval | Table, info: StepInfo) -> D
     return Decision(Action.BLOCK if any(row) else Action.SKIP, "table", compute_blocks=row)
 
 
-def error_growth(policy: Policy, info: StepInfo, reading: Reading) -> float | None:
+def error_growth(policy: Policy, state: ControllerState, info: StepInfo, reading: Reading) -> float | None:
     """Weighted sum of the calibrated signals; None while a signal has no value yet."""
     total = 0.0
     for name in policy.indicator.used:
-        calibration = policy.indicator.calibration.get(name)
-        if name == "step_table":
-            progress = info.step / max(1, info.num_steps - 1)
-            value = progress
-        elif name in reading:
-            value = reading[name]
-        else:
+        value = _calibrated(name, policy.indicator.calibration.get(name), state, info, reading)
+        if value is None:
             return None
-        if calibration is not None:
-            value = calibration(value)
-        if name == "step_table":
-            value /= info.num_steps
         total += policy.indicator.signals[name] * value
     return total
+
+
+def _calibrated(
+    name: str, calibration: Calibration | None, state: ControllerState, info: StepInfo, reading: Reading
+) -> float | None:
+    """Growth of the error by one signal; None while it has no value."""
+    if name in TABLES and calibration is not None:
+        return TABLES[name](calibration, state, info)
+    value = reading.get(name)
+    return value if value is None or calibration is None else calibration(value)
+
+
+def _step_table(table: Calibration, state: ControllerState, info: StepInfo) -> float:
+    """The profiled change of the residual at this step."""
+    return table(info.progress) / info.num_steps
+
+
+def _gamma(table: Calibration, state: ControllerState, info: StepInfo) -> float:
+    """How far the residual's size has moved since the last full step: |1 - product of the gammas|.
+
+    Source: MagCache, arXiv:2506.09045; the table holds the running product, so that the product over
+    any steps is a quotient, and a table made for 50 steps serves 20.
+    """
+    kept = table(replace(info, step=state.full_at).progress)
+    return abs(1 - table(info.progress) / max(kept, 1e-12))
+
+
+TABLES: Mapping[str, Callable[[Calibration, ControllerState, StepInfo], float]] = {
+    "step_table": _step_table,
+    "gamma": _gamma,
+}
 
 
 def _dual_threshold(
@@ -128,7 +153,7 @@ def _dual_threshold(
         return Decision(Action.FULL, "warm-up")
     if info.step >= info.num_steps - rule.cooldown:
         return Decision(Action.FULL, "cool-down")
-    growth = error_growth(policy, info, reading)
+    growth = error_growth(policy, state, info, reading)
     if growth is None:
         return Decision(Action.FULL, "no signal yet")
     err = state.err + growth

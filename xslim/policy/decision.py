@@ -31,6 +31,11 @@ class StepInfo:
     sigma: float | None = None
     branch: str = "default"
 
+    @property
+    def progress(self) -> float:
+        """Share of the way, 0 at the first step and 1 at the last."""
+        return self.step / max(1, self.num_steps - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:

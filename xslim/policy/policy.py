@@ -11,14 +11,26 @@ from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.document import Document
+from xslim.policy.prediction import Affine, Corrector, NoCorrector
+from xslim.policy.prediction import Predictor as Predictor
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
 Budget = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
 
-SIGNALS = ("modulated_input", "latent_velocity", "first_block", "step_table")
+TABLE_SIGNALS = ("step_table", "gamma")  # read from the policy, by progress; the others from tensors
+SIGNALS = (
+    "modulated_input",
+    "latent_velocity",
+    "first_block",
+    "timestep_embedding",
+    "direction_stability",
+    *TABLE_SIGNALS,
+)
+RESIDUALS_READ = {"direction_stability": 3}  # computed residuals that a signal reads
 LETTERS = "".join(Action)
+REFRESHES = (Action.BLOCK, Action.TOKEN)
 
 
 class Relief(Document):
@@ -63,7 +75,21 @@ class Pattern(Document):
                 f"got the letter {wrong[0]!r}; allowed are F (full), B (block), T (token), . (skip)",
                 key="steps",
             )
+        before = self.steps.partition(Action.FULL)[0]
+        early = [i for i, letter in enumerate(before) if letter in REFRESHES]
+        if early:
+            raise ConfigError(
+                f"step {early[0]} is {before[early[0]]!r} before any full step, with nothing to reuse; "
+                "put an F before it",
+                key="steps",
+            )
         return self
+
+    @property
+    def unclosed(self) -> int | None:
+        """The first refresh that no full step follows, or None."""
+        after = self.steps.rfind(Action.FULL) + 1
+        return next((i for i in range(after, len(self.steps)) if self.steps[i] in REFRESHES), None)
 
 
 class Interval(Document):
@@ -99,7 +125,14 @@ Controller = Annotated[DualThreshold | Pattern | Interval | Table, Field(discrim
 
 
 class Indicator(Document):
-    """Signals and their weights; their weighted sum is the growth of the error estimate per step."""
+    """Signals and their weights; their weighted sum is the growth of the error estimate per step.
+
+    Attributes:
+        signals: signal -> weight.
+        calibration: signal -> map of its raw value to the residual's true relative change. A table over
+            progress for `step_table` (that change) and for `gamma` (size of the residual relative to the
+            first step's), see `Calibration`.
+    """
 
     signals: dict[str, NonNegative] = Field(default_factory=lambda: {"modulated_input": 1.0})
     calibration: dict[str, Calibration] = Field(default_factory=dict)
@@ -112,11 +145,12 @@ class Indicator(Document):
                     raise ConfigError(f"unknown signal; allowed: {', '.join(SIGNALS)}", key=f"{key}.{name}")
         if not any(weight > 0 for weight in self.signals.values()):
             raise ConfigError("no signal has a weight above 0; give one", key="signals")
-        if self.signals.get("step_table", 0) > 0 and "step_table" not in self.calibration:
-            raise ConfigError(
-                "step_table needs its table; run `autotune profile` or leave the signal out",
-                key="calibration.step_table",
-            )
+        for name in TABLE_SIGNALS:
+            if self.signals.get(name, 0) > 0 and name not in self.calibration:
+                raise ConfigError(
+                    f"{name} needs its table; run `autotune profile` or leave the signal out",
+                    key=f"calibration.{name}",
+                )
         return self
 
     @property
@@ -169,18 +203,6 @@ class TokenReuse(Document):
     age_weight: NonNegative = 0.25
 
 
-class Predictor(Document):
-    """What a skipped stack is replaced by: `hold` the last residual, or `newton` of an order."""
-
-    kind: Literal["hold", "newton"] = "hold"
-    order: Annotated[int, Field(ge=1, le=2)] = 1
-
-    @property
-    def history(self) -> int:
-        """Number of computed residuals that the prediction reads."""
-        return 1 if self.kind == "hold" else self.order + 1
-
-
 class Guards(Document):
     """Rules that force a full step whatever the estimate says.
 
@@ -198,6 +220,12 @@ class Guards(Document):
 class Policy(Document):
     """What the runtime does at every step of a request.
 
+    Attributes:
+        parity: `authors` follows the released code of X-Slim (arXiv:2512.12604) where ours differs on
+            purpose: tokens that a T step leaves out keep the previous step's output instead of the
+            prediction, tokens are chosen by change alone, without an age bonus, and their number is
+            N - int((1 - budget) * N).
+
     Raises:
         ConfigError: a key is unknown, or a value is of the wrong type or out of range.
     """
@@ -207,8 +235,34 @@ class Policy(Document):
     block: BlockReuse = Field(default_factory=BlockReuse)
     token: TokenReuse = TokenReuse()
     predictor: Predictor = Predictor()
+    corrector: Corrector = NoCorrector()
     guards: Guards = Guards()
     batch: Literal["per-sample"] = "per-sample"
+    parity: Literal["authors"] | None = None
+
+    @model_validator(mode="after")
+    def _check_parity(self) -> Self:
+        if self.parity is None or not isinstance(self.controller, Pattern):
+            return self
+        step = self.controller.unclosed
+        if step is not None:
+            raise ConfigError(
+                f"step {step} is {self.controller.steps[step]!r} and no full step follows, which parity with "
+                "the authors needs; put an F after it or leave parity out",
+                key="controller.steps",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_corrector(self) -> Self:
+        steps = self.num_steps
+        if isinstance(self.corrector, Affine) and steps != self.corrector.num_steps:
+            raise ConfigError(
+                f"{self.corrector.num_steps} entries; the {self.controller.kind} has {steps} steps, "
+                "give one entry for each",
+                key="corrector.slope",
+            )
+        return self
 
     @classmethod
     def from_pattern(
@@ -245,6 +299,20 @@ class Policy(Document):
         )
 
     @property
+    def num_steps(self) -> int | None:
+        """Number of steps that the policy was written for, or None when it fits any number."""
+        if isinstance(self.controller, Pattern):
+            return len(self.controller.steps)
+        if isinstance(self.controller, Table):
+            return len(self.controller.blocks)
+        return self.corrector.num_steps if isinstance(self.corrector, Affine) else None
+
+    @property
     def signals(self) -> tuple[str, ...]:
         """Signals that have to be measured; none for the static controllers."""
         return self.indicator.used if isinstance(self.controller, DualThreshold) else ()
+
+    @property
+    def history(self) -> int:
+        """Number of computed residuals that its parts read."""
+        return max([self.predictor.history, *(RESIDUALS_READ.get(name, 1) for name in self.signals)])

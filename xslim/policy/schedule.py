@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from xslim.errors import ConfigError
 from xslim.policy.controller import static_decision
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import DualThreshold, Pattern, Policy, Table
-
-
-def native_steps(policy: Policy) -> int | None:
-    """Number of steps that a policy was written for, or None when it fits any number."""
-    if isinstance(policy.controller, Pattern):
-        return len(policy.controller.steps)
-    if isinstance(policy.controller, Table):
-        return len(policy.controller.blocks)
-    return None
+from xslim.policy.policy import Controller, DualThreshold, Indicator, Pattern, Policy, Table
+from xslim.policy.prediction import Affine
 
 
 def actions_before_next_full(policy: Policy, step: int, num_steps: int) -> frozenset[Action]:
@@ -58,6 +51,23 @@ def residual_is_read(policy: Policy, step: int, num_steps: int, history: int) ->
     return False
 
 
+def compile_static(policy: Policy, actions: str) -> Policy:
+    """Return the pattern that repeats what an online run did, with the same parts.
+
+    Args:
+        policy: the policy that ran; its signals are dropped, for a pattern measures none.
+        actions: one letter a step, as a trace tells them.
+
+    Raises:
+        ConfigError: the actions are no valid pattern, or the policy is a table, whose block refreshes
+            are lists that letters do not tell.
+    """
+    if isinstance(policy.controller, Table):
+        raise ConfigError("got a table, which is static as it is; keep it", key="controller.kind")
+    parts = {name: getattr(policy, name) for name in type(policy).model_fields}
+    return Policy.parse({**parts, "controller": Pattern(steps=actions), "indicator": Indicator()})
+
+
 def remap(
     policy: Policy,
     num_steps: int,
@@ -67,33 +77,35 @@ def remap(
     """Return the policy for another number of steps.
 
     Each new step takes the action of the step with the nearest sigma (without sigmas: the nearest
-    share of the way). Then the first and the last step are full, and no run of skips is longer, in
-    steps, than the source's longest.
+    share of the way), and so do the tables of a corrector. Then the first and the last step are full,
+    and no run of skips is longer, in steps, than the source's longest.
 
     Args:
-        policy: any policy; only patterns and tables change.
+        policy: any policy; only patterns, tables and correctors change.
         num_steps: steps of the request.
         source_sigmas: noise levels that the policy was made for, one a step.
         target_sigmas: noise levels of the request, one a step.
     """
-    native = native_steps(policy)
+    native = policy.num_steps
     if native is None or native == num_steps:
         return policy
     origin = _nearest(native, num_steps, source_sigmas, target_sigmas)
-    controller = policy.controller
+    controller, corrector = policy.controller, policy.corrector
+    new: Controller = controller
     if isinstance(controller, Pattern):
         letters = [controller.steps[i] for i in origin]
         limit = _longest_run([letter == Action.SKIP for letter in controller.steps])
         for i in _forced(len(letters), [letter == Action.SKIP for letter in letters], limit):
             letters[i] = Action.FULL
-        new: Pattern | Table = Pattern(steps="".join(letters))
+        new = Pattern(steps="".join(letters))
     elif isinstance(controller, Table):
         rows = [controller.blocks[i] for i in origin]
         limit = _longest_run([not any(row) for row in controller.blocks])
         for i in _forced(len(rows), [not any(row) for row in rows], limit):
             rows[i] = (1,) * len(rows[i])
         new = Table(blocks=tuple(rows))
-    return policy.model_copy(update={"controller": new})
+    moved = corrector.at(origin) if isinstance(corrector, Affine) else corrector
+    return policy.model_copy(update={"controller": new, "corrector": moved})
 
 
 def _nearest(

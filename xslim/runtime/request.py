@@ -38,6 +38,7 @@ class Request:
         mismatch: why the policy is not applied, or None.
         sigmas: the scheduler's noise levels, one a step, or None.
         stamp: the scheduler's timesteps as an object; pipelines set a new one for every request.
+        rising: timesteps rise from step to step.
     """
 
     policy: Policy
@@ -45,6 +46,7 @@ class Request:
     mismatch: str | None
     sigmas: tuple[float, ...] | None = None
     stamp: object = None
+    rising: bool = False
     step: int = -1
     timestep: float | None = None
     trace: Trace = field(default_factory=Trace)
@@ -57,16 +59,18 @@ class Request:
     def belongs(self, branch: str, timestep: float, shape: Shape, stamp: object) -> bool:
         """Whether a call continues this request.
 
-        The scheduler was not set anew, time never rises, no branch sees a step twice.
+        The scheduler was not set anew, time never runs back, no branch sees a step twice.
         """
-        if stamp is not self.stamp or (self.timestep is not None and timestep > self.timestep):
+        if stamp is not self.stamp:
+            return False
+        if self.timestep is not None and (timestep - self.timestep) * (-1 if self.rising else 1) > 0:
             return False
         if timestep == self.timestep and branch in self.seen:
             return False
         return self.shapes.get(branch, shape) == shape
 
     def advance(self, branch: str, timestep: float, shape: Shape) -> None:
-        """Note a call; a lower timestep is the next step."""
+        """Note a call; another timestep is the next step."""
         if timestep != self.timestep:
             self.step += 1
             self.timestep = timestep
@@ -82,9 +86,9 @@ class Request:
 
     @cached_property
     def history(self) -> int:
-        """Computed residuals that predictions and token refreshes read."""
+        """Computed residuals that predictions, signals and token refreshes read."""
         refreshes = any(Action.TOKEN in self.keeps(step) for step in range(self.num_steps))
-        return max(self.policy.predictor.history, 2 if refreshes else 1)
+        return max(self.policy.history, 2 if refreshes else 1)
 
     def keeps_residual(self, step: int) -> bool:
         """Whether the residual of a computed step may be read later."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,11 +18,17 @@ class Features:
         latent: input of the transformer, [batch, ...].
         modulated: input of the first block after its modulation, [batch, tokens, dim].
         probe: residual of the first block, [batch, tokens, dim].
+        time_embedding: what modulates the first block, [batch, ...].
+        residuals: the last computed residuals of the stack, newest first, each [batch, tokens, dim].
+        known: how many of the residuals each sample has computed.
     """
 
     latent: Tensor
     modulated: Callable[[], Tensor]
     probe: Callable[[], Tensor]
+    time_embedding: Callable[[], Tensor]
+    residuals: Sequence[Tensor]
+    known: Sequence[int]
 
 
 @dataclass(frozen=True, slots=True)

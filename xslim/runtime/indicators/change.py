@@ -14,7 +14,8 @@ class FeatureChange:
 
     `modulated_input` reads the first block's modulated input (TeaCache, arXiv:2411.19108);
     `first_block` its residual (First-Block Cache compares with the last computed step; as a term of a
-    sum over steps the change per step is what adds up).
+    sum over steps the change per step is what adds up); `timestep_embedding` the embedding that
+    modulates the first block (which TeaCache reads on some models, and which no sample changes).
     """
 
     def __init__(self, feature: Callable[[Features], Tensor]) -> None:
@@ -43,3 +44,8 @@ def modulated_input() -> FeatureChange:
 def first_block() -> FeatureChange:
     """Change of the first block's residual."""
     return FeatureChange(lambda features: features.probe())
+
+
+def timestep_embedding() -> FeatureChange:
+    """Change of the embedding that modulates the first block."""
+    return FeatureChange(lambda features: features.time_embedding())
