@@ -12,12 +12,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from autotune.scoring.profile import Profile
 from xslim.policy.decision import Action
 from xslim.policy.policy import Predictor
-from xslim.runtime.predictors import weights
+from xslim.runtime.predictors import Kept, weights
 
 MAX_GAP = 24  # longest run of skips considered: half of the usual 50 steps
 
@@ -36,7 +38,7 @@ class Scheduler:
 
     profile: Profile
     max_gap: int = MAX_GAP
-    _plans: dict[tuple[str, int], list[Plan]] = field(default_factory=dict)
+    _plans: dict[Predictor, list[Plan]] = field(default_factory=dict)
 
     def computed_steps(self, predictor: Predictor, full_steps: int) -> tuple[int, ...]:
         """Return which steps to compute, so many in all, first one included.
@@ -54,10 +56,9 @@ class Scheduler:
         return self._planned(predictor)[min(full_steps, self.profile.num_steps)].cost
 
     def _planned(self, predictor: Predictor) -> list[Plan]:
-        key = (predictor.kind, 0 if predictor.kind == "hold" else predictor.order)
-        if key not in self._plans:
-            self._plans[key] = _plan(self._gap_costs(predictor), self.profile.num_steps)
-        return self._plans[key]
+        if predictor not in self._plans:
+            self._plans[predictor] = _plan(self._gap_costs(predictor), self.profile.num_steps)
+        return self._plans[predictor]
 
     def pattern(self, predictor: Predictor, full_steps: int, refreshes: int, polish: str) -> str:
         """Return a schedule with block or token refreshes in the middle of its longest gaps.
@@ -84,6 +85,16 @@ class Scheduler:
         """How much a gap costs when the residual is held through it."""
         return float(sum(self._error((start,), (1.0,), step) for step in range(start + 1, end)))
 
+    def _weights(self, predictor: Predictor, nodes: tuple[int, ...], step: int) -> tuple[float, ...]:
+        """Weights of some computed steps, newest first, for a predicted one."""
+
+        def dot(i: int, j: int) -> Tensor:
+            return torch.tensor(self._mean_gram[nodes[i], nodes[j]])
+
+        times = tuple(float(node) for node in nodes)
+        found = weights(predictor, Kept(times, float(step), self.profile.num_steps, dot))
+        return tuple(float(w) for w in found)
+
     def _error(self, nodes: tuple[int, ...], w: tuple[float, ...], step: int) -> float:
         """Weighted squared error of predicting a step's residual from some computed ones."""
         index = [*nodes, step]
@@ -100,25 +111,23 @@ class Scheduler:
     def _gap_costs(self, predictor: Predictor) -> NDArray[np.float64]:
         """Cost [i, j, k] of skipping j+1 .. k-1 with j computed last and i before it; i = j means no i.
 
-        An order-2 prediction reads three computed steps; its gaps are costed at order 1, which the
+        A prediction that reads more computed steps is costed as it is from two, at order 1, which the
         exact recursion over pairs can hold.
         """
         steps = self.profile.num_steps
         costs = np.full((steps, steps, steps + 1), np.inf)
-        order1 = predictor if predictor.kind == "hold" else Predictor(kind="newton", order=1)
         for j in range(steps):
             for i in range(j + 1):
-                if predictor.kind == "hold" and i != j:
+                if predictor.history == 1 and i != j:
                     costs[i, j] = costs[j, j]
                     continue
                 nodes = (j,) if i == j else (j, i)
                 total = 0.0
                 costs[i, j, j + 1] = 0.0
                 for k in range(j + 2, min(steps, j + 1 + self.max_gap) + 1):
-                    w = weights(order1, [float(n) for n in nodes], float(k - 1))
-                    total += self._error(nodes, w, k - 1)
+                    total += self._error(nodes, self._weights(predictor, nodes, k - 1), k - 1)
                     costs[i, j, k] = total
-        if predictor.kind == "hold":  # filled after the diagonal is known
+        if predictor.history == 1:  # filled after the diagonal is known
             for j in range(steps):
                 costs[: j + 1, j] = costs[j, j]
         return costs

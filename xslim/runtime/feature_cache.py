@@ -18,6 +18,36 @@ def held_bytes(tensors: Iterable[Tensor]) -> int:
     return sum(storages.values())
 
 
+Weigh = Callable[[tuple[float, ...], Callable[[int, int], Tensor]], Sequence[float | Tensor]]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to compute in: fp32 for narrower ones."""
+    return dtype if dtype.itemsize >= 4 else torch.float32
+
+
+def narrow(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Bring x to a type; what is beyond the type's range is cut to it, NaN stays."""
+    if x.dtype == dtype:
+        return x
+    limit = torch.finfo(dtype).max
+    return x.clamp(-limit, limit).to(dtype)
+
+
+def _weighted_sum(weights: Sequence[float | Tensor], slots: Sequence[Tensor]) -> Tensor:
+    """Sum of weight times slot; weights are floats or one value a sample."""
+    if len(weights) == 1 and isinstance(weights[0], float) and weights[0] == 1.0:
+        return slots[0]
+    columns = [w[:, None, None] if isinstance(w, Tensor) else w for w in weights]
+    total = slots[0].to(wide(slots[0].dtype)) * columns[0]
+    for slot, column in zip(slots[1:], columns[1:], strict=False):
+        if isinstance(column, Tensor):
+            total.add_(slot * column)
+        else:
+            total.add_(slot, alpha=column)
+    return total
+
+
 class ResidualHistory:
     """The last computed stack residuals of every sample, newest first.
 
@@ -65,26 +95,44 @@ class ResidualHistory:
             return None
         return (self._slots[0] - self._slots[1]).abs().mean(-1)
 
-    def predict(self, weigh: Callable[[Sequence[float]], Sequence[float]]) -> Tensor:
-        """Combine the history; `weigh` maps a sample's times to weights. Shape [batch, tokens, dim]."""
-        weights = [tuple(weigh(times)) for times in self.times]
-        if all(w == weights[0] for w in weights):
-            return self._combine([float(w) for w in weights[0]])
-        width = max(len(w) for w in weights)
-        padded = [w + (0.0,) * (width - len(w)) for w in weights]
-        columns = torch.tensor(padded, device=self.newest.device, dtype=self.newest.dtype)
-        return self._combine([columns[:, i, None, None] for i in range(width)])
+    def combine(self, weigh: Weigh) -> Tensor:
+        """Weighted sum of the kept residuals, [batch, tokens, dim]; in fp32 where they are narrower.
 
-    def _combine(self, weights: Sequence[float | Tensor]) -> Tensor:
-        if len(weights) == 1 and weights[0] == 1.0:
-            return self.newest
-        total = self._slots[0] * weights[0]
-        for slot, weight in zip(self._slots[1:], weights[1:], strict=False):
-            if isinstance(weight, Tensor):
-                total.addcmul_(slot, weight)
-            else:
-                total.add_(slot, alpha=weight)
-        return total
+        Samples that computed at different steps are combined apart, so that none depends on its mates.
+
+        Args:
+            weigh: maps the times of some samples, and the inner product of two kept residuals by position,
+                [batch], to their weights: floats, or tensors [batch].
+        """
+        groups = self._weighted(weigh)
+        if len(groups) == 1:
+            return _weighted_sum(groups[0][1], self._slots)
+        out = torch.empty_like(self.newest, dtype=wide(self.newest.dtype))
+        for rows, weights in groups:
+            kept = [rows.take(slot) for slot in self._slots[: len(weights)]]
+            own = [rows.take(w) if isinstance(w, Tensor) else w for w in weights]
+            rows.put(out, _weighted_sum(own, kept).to(out.dtype))
+        return out
+
+    def _weighted(self, weigh: Weigh) -> list[tuple[Rows, Sequence[float | Tensor]]]:
+        """Samples of equal weights, and the weights."""
+        products: dict[tuple[int, int], Tensor] = {}
+
+        def dot(i: int, j: int) -> Tensor:
+            if (i, j) not in products:
+                product = self._slots[i].to(wide(self._slots[i].dtype)) * self._slots[j]
+                products[i, j] = product.flatten(1).sum(1)
+            return products[i, j]
+
+        keys = [tuple(times) for times in self.times]
+        found = {key: tuple(weigh(key, dot)) for key in dict.fromkeys(keys)}
+        plain = {key: not any(isinstance(w, Tensor) for w in weights) for key, weights in found.items()}
+        # step numbers alone may give samples of different times the same weights
+        alike = [(plain[key], found[key] if plain[key] else key) for key in keys]
+        return [
+            (Rows.of([a == group for a in alike], self.newest.device), found[keys[alike.index(group)]])
+            for group in dict.fromkeys(alike)
+        ]
 
     def tensors(self) -> list[Tensor]:
         """Everything held."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from xslim.policy.prediction import Predictor
+from xslim.runtime.predictors.base import Kept, Weights
 
 
-def hold(times: Sequence[float], at: float, order: int) -> tuple[float, ...]:
+def hold(predictor: Predictor, kept: Kept) -> Weights:
     """Weights of plain reuse: all on the newest residual."""
     return (1.0,)

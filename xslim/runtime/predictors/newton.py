@@ -6,14 +6,16 @@ Source: Newton's divided differences, the exact variant of the finite-difference
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from math import prod
 
+from xslim.policy.prediction import Predictor
+from xslim.runtime.predictors.base import Kept, Weights
 
-def newton(times: Sequence[float], at: float, order: int) -> tuple[float, ...]:
+
+def newton(predictor: Predictor, kept: Kept) -> Weights:
     """Weights of the interpolating polynomial, in Lagrange's form; lower order while history is short."""
-    nodes = times[: order + 1]
+    nodes = kept.times[: predictor.order + 1]
     return tuple(
-        prod((at - other) / (node - other) for j, other in enumerate(nodes) if j != i)
+        prod(((kept.at - other) / (node - other) for j, other in enumerate(nodes) if j != i), start=1.0)
         for i, node in enumerate(nodes)
     )
