@@ -23,6 +23,7 @@ class BranchState:
         self.keys_values = KeysValues()
         self.tokens = TokenRecord()
         self.health: Tensor | None = None  # [batch], 0 where the last residual is finite
+        self.last_output: Tensor | None = None  # of the stack at the previous step, for parity
         self.indicators: dict[str, Indicator] = {
             name: INDICATORS[name]() for name in policy.signals if name in INDICATORS
         }
@@ -34,7 +35,7 @@ class BranchState:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor held."""
-        single = [] if self.health is None else [self.health]
+        single = [tensor for tensor in (self.health, self.last_output) if tensor is not None]
         signals = [t for indicator in self.indicators.values() for t in indicator.tensors()]
         kept = (self.tokens, self.history, self.residuals, self.keys_values)
         return [*single, *signals, *(tensor for part in kept for tensor in part.tensors())]
@@ -43,6 +44,11 @@ class BranchState:
     def held_bytes(self) -> int:
         """Bytes held."""
         return held_bytes(self.tensors())
+
+    def forget_blocks(self) -> None:
+        """Drop the block residuals and which blocks to replay: a full step that no block refresh follows."""
+        self.residuals.keep_only(())
+        self.compute_flags = [None] * self.rows
 
     def note_residual(self, residual: Tensor | None) -> None:
         """Keep whether the newest residuals are finite; None when they were not kept.

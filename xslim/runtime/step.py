@@ -20,7 +20,7 @@ from xslim.runtime.indicators import Features
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
 from xslim.runtime.plan import Plan
-from xslim.runtime.predictors import weights
+from xslim.runtime.predictors import predict
 from xslim.runtime.rows import Rows
 from xslim.runtime.tokens import gather_tokens, scatter_tokens
 
@@ -63,6 +63,7 @@ class Step:
         self._tokens: Tensor | None = None  # chosen tokens of the T rows, [rows, chosen]
         self._blocks_run = 0.0
         self._fixed_blocks = isinstance(task.policy.controller, Table)
+        self._authors = task.policy.parity == "authors"
         self.decisions: tuple[Decision, ...] = ()
         self.readings: tuple[dict[str, float], ...] = ()
 
@@ -116,7 +117,7 @@ class Step:
             state.controllers[row] = after
         self.decisions = tuple(decisions)
         self._plan = Plan(self.decisions, state.compute_flags, call.streams.image.device)
-        self._tokens = state.tokens.select(self._plan.token, task.policy.token)
+        self._tokens = state.tokens.select(self._plan.token, task.policy)
 
     def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
         """Measure all signals of all samples; one host synchronisation."""
@@ -254,21 +255,24 @@ class Step:
             state.note_residual(state.history.newest)
             self._note_tokens()
             self._choose_blocks()
+        keep = self._authors and Action.TOKEN in self._task.keeps
+        state.last_output = out if keep else None
         return out
 
     def _fill(self, out: Tensor, entered: Tensor) -> Tensor:
-        policy, at = self._task.policy, float(self._task.info.step)
-        predicted = entered + self._state.history.predict(lambda times: weights(policy.predictor, times, at))
+        """Predict skipped stacks and the tokens left out; under parity those keep the last output."""
+        predicted = entered + predict(self._task.policy, self._state.history, self._task.info)
+        left_out = predicted if self._state.last_output is None else self._state.last_output
         if self._plan.skip.all:
             return predicted
         if not len(self._plan.skip) and self._plan.token.all and self._tokens is not None:
-            return scatter_tokens(predicted, self._tokens, gather_tokens(out, self._tokens))
+            return scatter_tokens(left_out, self._tokens, gather_tokens(out, self._tokens))
         out = out.clone()
         if len(self._plan.skip):
             self._plan.skip.put(out, self._plan.skip.take(predicted))
         if len(self._plan.token) and self._tokens is not None:
             fresh = gather_tokens(self._plan.token.take(out), self._tokens)
-            self._plan.token.put(out, scatter_tokens(self._plan.token.take(predicted), self._tokens, fresh))
+            self._plan.token.put(out, scatter_tokens(self._plan.token.take(left_out), self._tokens, fresh))
         return out
 
     def _note_tokens(self) -> None:
@@ -279,14 +283,18 @@ class Step:
         change = state.history.change()
         if change is None:
             return
-        state.tokens.note_all(change, self._plan.whole)
-        if self._tokens is not None:
+        state.tokens.note_all(change, self._plan.computed if self._authors else self._plan.whole)
+        if self._tokens is not None and not self._authors:
             state.tokens.note_chosen(change, self._plan.token, self._tokens)
 
     def _choose_blocks(self) -> None:
         """After a full step: which blocks a later refresh recomputes; drop what nobody replays."""
         state = self._state
-        if Action.BLOCK not in self._task.keeps or not len(self._plan.full) or self._fixed_blocks:
+        if not len(self._plan.full) or self._fixed_blocks:
+            return
+        if Action.BLOCK not in self._task.keeps:
+            if self._plan.full.all:
+                state.forget_blocks()
             return
         sizes = state.residuals.sizes(len(self._model.blocks), state.rows)
         for row in self._plan.full.members:

@@ -7,24 +7,28 @@ import math
 import torch
 from torch import Tensor
 
-from xslim.policy.policy import TokenReuse
+from xslim.policy.policy import Policy
 from xslim.runtime.rows import Rows
 
 
-def tokens_at(rule: TokenReuse, total: int) -> int:
+def tokens_at(policy: Policy, total: int) -> int:
     """Return how many of a sample's tokens a refresh recomputes."""
-    return min(total, max(1, math.ceil(rule.budget * total - 1e-9)))
+    budget = policy.token.budget
+    if policy.parity == "authors":
+        return max(1, total - int((1 - budget) * total))
+    return min(total, max(1, math.ceil(budget * total - 1e-9)))
 
 
-def select_tokens(change: Tensor, age: Tensor, rule: TokenReuse) -> Tensor:
+def select_tokens(change: Tensor, age: Tensor, policy: Policy) -> Tensor:
     """Choose the tokens with the largest change plus age bonus, per sample.
 
     Shapes: change, age [rows, tokens] -> index [rows, chosen], ascending.
     Source: arXiv:2512.12604 (change of the residual); the age bonus after ToCa, arXiv:2410.05317.
     """
     scale = change.mean(1, keepdim=True).clamp_min(1e-12)
-    score = change / scale + rule.age_weight * age
-    chosen = score.topk(tokens_at(rule, change.shape[1]), dim=1).indices
+    weight = 0.0 if policy.parity == "authors" else policy.token.age_weight
+    score = change / scale + weight * age
+    chosen = score.topk(tokens_at(policy, change.shape[1]), dim=1).indices
     return chosen.sort(dim=1).values
 
 
@@ -53,11 +57,11 @@ class TokenRecord:
         age = rows.take(self._age) + 1
         rows.put(self._age, age.scatter(1, chosen, torch.zeros_like(chosen, dtype=age.dtype)))
 
-    def select(self, rows: Rows, rule: TokenReuse) -> Tensor | None:
+    def select(self, rows: Rows, policy: Policy) -> Tensor | None:
         """Choose the tokens that a refresh of some samples recomputes, [rows, chosen]."""
         if not len(rows) or self._change is None or self._age is None:
             return None
-        return select_tokens(rows.take(self._change), rows.take(self._age), rule)
+        return select_tokens(rows.take(self._change), rows.take(self._age), policy)
 
     def tensors(self) -> list[Tensor]:
         """Everything held."""
