@@ -227,7 +227,7 @@ def snapshot(model: torch.nn.Module) -> list[object]:
 
 def test_hooks_of_others_keep_working(tiny: Tiny) -> None:
     model, start = tiny.build(), noise(tiny, 1)
-    block = LiveModel(model).blocks[2]
+    block = LiveModel(model).blocks[1]
     calls: list[str] = []
     handles = [
         block.register_forward_pre_hook(lambda *_: calls.append("pre")),
@@ -251,7 +251,7 @@ def test_anothers_diffusers_hook_survives_whichever_came_first(tiny: Tiny) -> No
             return output * 2 if isinstance(output, torch.Tensor) else tuple(part * 2 for part in output)
 
     model, start = tiny.build(), noise(tiny, 1)
-    early, late = LiveModel(model).blocks[1], LiveModel(model).blocks[3]
+    early, late = LiveModel(model).blocks[0], LiveModel(model).blocks[-1]
     HookRegistry.check_if_exists_or_initialize(early).register_hook(Doubler(), "early")
     session = xslim.attach(model, Policy.from_pattern("FFF"), num_steps=3)
     HookRegistry.check_if_exists_or_initialize(late).register_hook(Doubler(), "late")

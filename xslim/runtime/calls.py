@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils._pytree import tree_map
 
 from xslim.runtime.adapters.base import Rotary, Stack
@@ -20,6 +21,25 @@ def parameter_names(module: nn.Module) -> tuple[str, ...]:
     plain = inspect.Parameter.POSITIONAL_OR_KEYWORD
     parameters = inspect.signature(type(module).forward).parameters
     return tuple(name for name, parameter in parameters.items() if parameter.kind is plain)[1:]
+
+
+def stacked(latent: Any) -> Tensor:
+    """A latent as one tensor [batch, ...]; some transformers take and return a list of samples.
+
+    A sample may be a list of pictures, of which the last is the one in the making. Samples of different
+    sizes are flattened and padded with zeros.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(latent, Tensor):
+        return latent
+    if not isinstance(latent, list | tuple):
+        raise TypeError(f"the latent is a {type(latent).__name__}, expected a tensor or a list of them")
+    samples = [sample[-1] if isinstance(sample, list | tuple) else sample for sample in latent]
+    if all(sample.shape == samples[0].shape for sample in samples):
+        return torch.stack(samples)
+    return pad_sequence([sample.flatten() for sample in samples], batch_first=True)
 
 
 class Call:

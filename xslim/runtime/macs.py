@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from xslim.runtime.attention import KeepKeysValues, RefreshKeysValues
@@ -17,6 +18,7 @@ from xslim.runtime.calls import BlockCall
 from xslim.runtime.rows import Rows
 
 FLOPS_PER_MAC = 2
+MASK_SIZE = 2**20  # largest tensor of whole numbers that is taken for a mask or for positions
 
 
 def _cpu_flash(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
@@ -98,24 +100,66 @@ def count_block(forward: Callable[..., object], call: BlockCall, tokens: bool) -
     return BlockMacs(max(0.0, whole - slope * everyone), slope, everyone)
 
 
+class CountingMode(FakeTensorMode):
+    """Fake tensors, but masks and positions keep their values, because shapes may follow from them."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operation: for real where all its tensors have values, else on fake tensors."""
+        kwargs = kwargs or {}
+        tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if tensors and all(_has_value(tensor) for tensor in tensors):
+            return func(*args, **kwargs)
+        if func is torch.ops.aten.index.Tensor:  # a mask of known values selects a known number
+            args = (args[0], _positions(args[1]))
+        return super().__torch_dispatch__(func, types, args, kwargs)  # type: ignore[no-untyped-call]
+
+
+def _has_value(tensor: Tensor) -> bool:
+    """Whether a tensor holds known whole numbers or flags; the size leaves quantised weights out."""
+    whole = not (tensor.is_floating_point() or tensor.is_complex())
+    return whole and not isinstance(tensor, FakeTensor) and tensor.numel() <= MASK_SIZE
+
+
+def _positions(indices: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """Indices with masks made into positions."""
+    found: list[Tensor | None] = []
+    for index in indices:
+        mask = index is not None and index.dtype == torch.bool and _has_value(index)
+        found += index.nonzero().unbind(1) if mask and index is not None else [index]
+    return found
+
+
 def fake_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any, FakeTensorMode]:
-    """Return fake copies of a call's arguments, and their mode."""
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    """Return copies of a call's arguments without values, but for masks and positions, and their mode."""
+    mode = CountingMode(allow_non_fake_inputs=True)
 
     def convert(value: Any) -> Any:
-        return mode.from_tensor(value.detach()) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        return value.detach().clone() if _has_value(value) else mode.from_tensor(value.detach())
 
     return tree_map(convert, tuple(args)), tree_map(convert, dict(kwargs)), mode
 
 
 def bare_copy(module: nn.Module) -> nn.Module:
-    """Copy a tree of modules: same parameters, no hooks, forwards as the classes define them."""
+    """Copy a tree of modules: same parameters, no hooks, forwards as the classes define them.
+
+    What a forward keeps on the module or on an object of its own stays with the copy.
+    """
     bare = type(module).__new__(type(module))
     plain = nn.Module().__dict__
     hooks = {name: value for name, value in plain.items() if name.endswith(("_hooks", "_hooks_with_kwargs"))}
-    bare.__dict__.update({**module.__dict__, **hooks, "_compiled_call_impl": None})
+    own = {name: _own(value) for name, value in module.__dict__.items()}
+    bare.__dict__.update({**own, **hooks, "_compiled_call_impl": None})
     bare.__dict__.pop("forward", None)
     bare.__dict__["_modules"] = {
         name: None if child is None else bare_copy(child) for name, child in module._modules.items()
     }
     return bare
+
+
+def _own(value: Any) -> Any:
+    """A shallow copy of a plain object or container; what else there is, is shared."""
+    container = type(value) in (dict, list, set)
+    plain = hasattr(value, "__dict__") and not isinstance(value, Tensor | nn.Module | Mapping)
+    return copy.copy(value) if container or plain else value

@@ -55,7 +55,8 @@ class Stack:
         kind: kind of its blocks; thresholds may differ by kind.
         row_arguments: further block arguments with the batch as their first dimension.
         attention: the block's attention calls in the order they run, by what they attend to: image tokens,
-            text and image tokens in one sequence, or something else (`cross`).
+            text and image tokens in one sequence, or something else (`cross`). Read by token refreshes
+            alone; empty in a family without them.
         text: block argument that holds the text tokens, or None.
         returns: what the block returns, in order.
         joined: the image argument holds the text tokens first, then the image tokens.
@@ -92,6 +93,11 @@ class Timestep:
     offset: float = 0.0
     rising: bool = False
 
+    def read(self, arguments: Arguments) -> float:
+        """Return the scheduler's timestep: that of the noisiest token, where tokens have their own."""
+        times = self.offset + self.scale * arguments.tensor(self.argument).float()
+        return float(times.min() if self.rising else times.max())
+
 
 def any_config(config: Mapping[str, object]) -> str | None:
     """Token refresh works for every configuration."""
@@ -113,6 +119,7 @@ class BlockAdapter:
         conditioning: transformer argument that tells guidance branches apart.
         timestep: how the transformer is told the time.
         no_tokens: config -> why token refresh does not work for it, or None.
+        remark: what a user should know, for the table of families.
     """
 
     family: str
@@ -124,6 +131,7 @@ class BlockAdapter:
     conditioning: str = "encoder_hidden_states"
     timestep: Timestep = Timestep()
     no_tokens: Callable[[Mapping[str, object]], str | None] = any_config
+    remark: str = ""
 
 
 def ada_norm(path: str, embedding: str = "temb") -> Feature:
@@ -145,3 +153,26 @@ def passed(argument: str) -> Feature:
         return arguments.tensor(argument)
 
     return feature
+
+
+def ada_norm_with_text(path: str) -> Feature:
+    """The modulated input of blocks whose norm takes image, text and embedding, and returns the image first."""
+
+    def modulated(block: nn.Module, arguments: Arguments) -> Tensor:
+        norm = block.get_submodule(path)
+        text = arguments.tensor("encoder_hidden_states")
+        result: Tensor = norm(arguments.tensor("hidden_states"), text, arguments.tensor("temb"))[0]
+        return result
+
+    return modulated
+
+
+def shift_and_scale(block: nn.Module, embedding: Tensor) -> tuple[Tensor, Tensor]:
+    """Shift and scale of the first norm of a block that adds a table of six rows to the embedding.
+
+    Shapes: embedding [batch, 6 * dim], or with a further token axis, the 6 rows split off or not ->
+    twice [batch, 1 or tokens, dim].
+    """
+    table = block.get_parameter("scale_shift_table")
+    rows = table + embedding.reshape(len(embedding), -1, 6, table.shape[-1])
+    return rows[:, :, 0], rows[:, :, 1]

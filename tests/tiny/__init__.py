@@ -1,0 +1,23 @@
+"""Tiny seeded diffusers models, one entry for every adapter, and a sampler without a scheduler."""
+
+from __future__ import annotations
+
+from tests.tiny import flux, image, plain, video
+from tests.tiny.core import Tiny, noise, sample
+from tests.tiny.plain import LAYERS, SIZE, TOKENS, WIDTH, dit, dit_pipeline, generate
+
+TINY = {tiny.transformer: tiny for part in (plain, flux, image, video) for tiny in part.TINIES}
+
+__all__ = [
+    "LAYERS",
+    "SIZE",
+    "TINY",
+    "TOKENS",
+    "WIDTH",
+    "Tiny",
+    "dit",
+    "dit_pipeline",
+    "generate",
+    "noise",
+    "sample",
+]
