@@ -73,6 +73,13 @@ indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_
     )
 )
 thresholds = amounts | st.fixed_dictionaries({"double": amounts, "single": amounts})
+predictors = subset(
+    kind=st.sampled_from(["hold", "newton", "taylor", "pade", "foca"]),
+    order=st.integers(1, 4),
+    pade=subset(decay=st.floats(0.1, 100), alpha=st.floats(-1, 2), beta=st.floats(-1, 1)),
+) | st.lists(st.floats(0.1, 9), min_size=2, max_size=2).map(
+    lambda sizes: {"kind": "gamma", "gamma": {"x": [0.0, 1.0], "y": sizes}}
+)
 policy_data = st.tuples(
     st.fixed_dictionaries({"controller": dual_threshold | pattern | interval | table}),
     subset(
@@ -81,7 +88,7 @@ policy_data = st.tuples(
             dict, budget=budgets, start_block=st.integers(-1, 9)
         ) | st.builds(dict, threshold=thresholds),
         token=subset(budget=budgets, age_weight=amounts),
-        predictor=subset(kind=st.sampled_from(["hold", "newton"]), order=st.integers(1, 2)),
+        predictor=predictors,
         guards=subset(sigma_windows=st.lists(st.tuples(amounts, amounts).map(list), max_size=3)),
         batch=st.just("per-sample"),
         parity=st.sampled_from(["authors", None]),

@@ -123,7 +123,7 @@ MISTAKES = [
     ("policy.block", {"threshold": "high"}, ["policy.block.threshold", "'high'", "number"]),
     ("policy.token.budget", 2, ["policy.token.budget", "2", "to 1"]),
     ("policy.predictor.kind", "neweton", ["policy.predictor.kind", "neweton", "'hold', 'newton'"]),
-    ("policy.predictor.order", 3, ["policy.predictor.order", "3", "to 2"]),
+    ("policy.predictor.order", 5, ["policy.predictor.order", "5", "to 4"]),
     ("policy.guards.sigma_windows", [[1.0]], ["policy.guards.sigma_windows.0"]),
     ("policy.batch", "shared", ["policy.batch", "shared", "per-sample"]),
     ("policy.indicator", {"signals": {"modulated_input": 0.0}}, ["policy.indicator.signals", "above 0"]),

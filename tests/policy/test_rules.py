@@ -1,4 +1,4 @@
-"""Calibration, predictors' arithmetic, block selection and remapping."""
+"""Calibration, block selection and remapping."""
 
 from __future__ import annotations
 
@@ -17,40 +17,6 @@ from xslim.policy.decision import Action
 from xslim.policy.policy import BlockReuse
 from xslim.policy.schedule import actions_before_next_full, remap, residual_is_read
 from xslim.policy.selection import select_blocks
-from xslim.runtime.predictors.newton import newton
-
-# predictors
-
-
-def test_newton_golden_value() -> None:
-    """f = x**2 at 0, 2, 4: the parabola gives f(5) = 25 (TaylorSeer's recurrence would give 23)."""
-    times = (4.0, 2.0, 0.0)  # newest first
-    assert sum(w * t**2 for w, t in zip(newton(times, 5.0, 2), times, strict=True)) == 25.0
-    line = newton(times, 5.0, 1)
-    assert len(line) == 2
-    assert sum(w * t**2 for w, t in zip(line, times, strict=False)) == 22.0
-
-
-@given(
-    st.lists(st.integers(0, 60), min_size=3, max_size=6, unique=True).map(lambda xs: sorted(xs)[::-1]),
-    st.integers(1, 20),
-    st.tuples(*[st.integers(-9, 9)] * 3),
-    st.sampled_from([1, 2]),
-)
-def test_newton_is_exact_on_polynomials_of_its_order(
-    times: list[int], ahead: int, coefficients: tuple[int, int, int], order: int
-) -> None:
-    def f(t: float) -> float:
-        return sum(c * t**power for power, c in enumerate(coefficients[: order + 1]))
-
-    at = times[0] + ahead
-    found = sum(w * f(t) for w, t in zip(newton(times, at, order), times, strict=False))
-    assert found == pytest.approx(f(at), rel=1e-6, abs=1e-6)
-
-
-def test_order_1_is_not_exact_on_a_parabola() -> None:
-    assert sum(w * t**2 for w, t in zip(newton((4, 2), 5, 2), (4, 2), strict=True)) != 25
-
 
 # calibration
 

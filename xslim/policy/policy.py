@@ -11,7 +11,7 @@ from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.document import Document
-from xslim.policy.prediction import Affine, Corrector, NoCorrector
+from xslim.policy.prediction import Affine, Corrector
 from xslim.policy.prediction import Predictor as Predictor
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -235,7 +235,7 @@ class Policy(Document):
     block: BlockReuse = Field(default_factory=BlockReuse)
     token: TokenReuse = TokenReuse()
     predictor: Predictor = Predictor()
-    corrector: Corrector = NoCorrector()
+    corrector: Corrector | None = None
     guards: Guards = Guards()
     batch: Literal["per-sample"] = "per-sample"
     parity: Literal["authors"] | None = None

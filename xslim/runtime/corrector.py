@@ -10,11 +10,11 @@ from xslim.policy.prediction import Affine, Corrector
 from xslim.runtime.feature_cache import wide
 
 
-def correct(corrector: Corrector, predicted: Tensor, step: int) -> Tensor:
+def correct(corrector: Corrector | None, predicted: Tensor, step: int) -> Tensor:
     """Return the corrected residual; the input is left as it is.
 
     Args:
-        corrector: the policy's, with one entry for every step of the request.
+        corrector: the policy's, with one entry for every step of the request; None for none.
         predicted: [batch, tokens, dim].
         step: index of the denoising step.
 

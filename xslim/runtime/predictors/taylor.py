@@ -11,19 +11,19 @@ from itertools import pairwise
 
 from xslim.policy.prediction import Predictor
 from xslim.runtime.predictors.base import Kept, Weights
-from xslim.runtime.predictors.vectors import mix, unit
 
 
 def taylor(predictor: Predictor, kept: Kept) -> Weights:
     """Weights of the Taylor sum; lower order while history is short."""
     nodes = kept.times[: predictor.order + 1]
-    differences = [unit(i, len(nodes)) for i in range(len(nodes))]  # D_i at every node, newest first
+    count = range(len(nodes))
+    differences = [[float(i == j) for j in count] for i in count]  # D_0 at every node, as weights
     total, factor = differences[0], 1.0
     for order in range(1, len(nodes)):
         differences = [
-            mix((1 / (newer - older), new), (-1 / (newer - older), old))
+            [(a - b) / (newer - older) for a, b in zip(new, old, strict=True)]
             for (new, old), (newer, older) in zip(pairwise(differences), pairwise(nodes), strict=False)
         ]
         factor *= kept.ahead / order
-        total = mix((1.0, total), (factor, differences[0]))
-    return total
+        total = [w + factor * d for w, d in zip(total, differences[0], strict=True)]
+    return tuple(total)
