@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from xslim.policy.controller import FRESH, ControllerState
 from xslim.policy.policy import Policy
 from xslim.runtime.feature_cache import BlockResiduals, KeysValues, ResidualHistory, held_bytes
+from xslim.runtime.health import Health
 from xslim.runtime.indicators import INDICATORS, Indicator
 from xslim.runtime.tokens import TokenRecord
 
@@ -22,7 +22,7 @@ class BranchState:
         self.compute_flags: list[tuple[bool, ...] | None] = [None] * rows
         self.keys_values = KeysValues()
         self.tokens = TokenRecord()
-        self.health: Tensor | None = None  # [batch], 0 where the last residual is finite
+        self.health = Health()
         self.last_output: Tensor | None = None  # of the stack at the previous step, for parity
         self.indicators: dict[str, Indicator] = {
             name: INDICATORS[name]() for name in policy.signals if name in INDICATORS
@@ -35,9 +35,9 @@ class BranchState:
 
     def tensors(self) -> list[Tensor]:
         """Every tensor held."""
-        single = [tensor for tensor in (self.health, self.last_output) if tensor is not None]
+        single = [] if self.last_output is None else [self.last_output]
         signals = [t for indicator in self.indicators.values() for t in indicator.tensors()]
-        kept = (self.tokens, self.history, self.residuals, self.keys_values)
+        kept = (self.tokens, self.history, self.residuals, self.keys_values, self.health)
         return [*single, *signals, *(tensor for part in kept for tensor in part.tensors())]
 
     @property
@@ -47,15 +47,5 @@ class BranchState:
 
     def forget_blocks(self) -> None:
         """Drop the block residuals and which blocks to replay: a full step that no block refresh follows."""
-        self.residuals.keep_only(())
+        self.residuals = BlockResiduals()
         self.compute_flags = [None] * self.rows
-
-    def note_residual(self, residual: Tensor | None) -> None:
-        """Keep whether the newest residuals are finite; None when they were not kept.
-
-        Read with the next step's signals.
-        """
-        if residual is None:
-            self.health = None
-            return
-        self.health = torch.where(torch.isfinite(residual).flatten(1).all(1), 0.0, torch.nan)
