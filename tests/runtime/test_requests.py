@@ -164,7 +164,9 @@ def reachable_bytes(session: Session) -> int:
     model = session._model.transformer
     own = {p.untyped_storage().data_ptr() for p in (*model.parameters(), *model.buffers())}
     seen: set[int] = {id(model), id(session._model), id(session._installation), id(session._scheduler)}
-    seen |= {id(r.stamp) for r in (session._request, session._last) if r is not None}
+    for request in (session._request, session._last):
+        if request is not None:  # the caller's own tensors are kept alive, not held
+            seen |= {id(request.table.stamp), id(request.names)}
     storages: dict[int, int] = {}
     pending: list[object] = [session]
     while pending:

@@ -35,6 +35,7 @@ class ModelSignature(Document):
         sigmas: noise levels, one a step.
         height: height of the latent that enters the transformer.
         width: its width.
+        latent_shape: shape of the latent of one sample, whatever its layout; for sequences and videos.
         guidance_scale: guidance of the request it was tuned with; recorded, not seen by the runtime.
         dtype: the transformer's dtype, such as `float32`.
         adapters: names of the adapters (LoRA) loaded.
@@ -50,6 +51,7 @@ class ModelSignature(Document):
     sigmas: Floats | None = None
     height: Annotated[int, Field(ge=1)] | None = None
     width: Annotated[int, Field(ge=1)] | None = None
+    latent_shape: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] | None = None
     guidance_scale: float | None = None
     dtype: str | None = None
     adapters: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -67,8 +67,23 @@ class Trace:
     @property
     def compute_fraction(self) -> float:
         """Share of the uncached request's transformer MACs that ran, over all branches and samples."""
-        full = sum(record.full_macs for record in self.records)
-        return sum(record.macs for record in self.records) / full if full else 1.0
+        return fraction(self.macs, self.full_macs)
+
+    @property
+    def macs(self) -> float:
+        """Multiply-accumulates that ran, over all branches and samples."""
+        return sum(record.macs for record in self.records)
+
+    @property
+    def full_macs(self) -> float:
+        """Those of the uncached request."""
+        return sum(record.full_macs for record in self.records)
+
+    @property
+    def errors(self) -> tuple[float, ...]:
+        """Error estimate after each step, of the first branch's first sample."""
+        own = (record for record in self.records if record.branch == self.records[0].branch)
+        return tuple(record.decisions[0].err for record in own)
 
     @property
     def nonfinite(self) -> int:
@@ -105,6 +120,11 @@ def _decision(data: dict[str, object]) -> Decision:
     return Decision(action=action, compute_blocks=flags, **data)  # type: ignore[arg-type]
 
 
+def fraction(macs: float, full_macs: float) -> float:
+    """Share of the uncached compute that ran; 1 when nothing ran at all."""
+    return macs / full_macs if full_macs else 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class RequestSummary:
     """One request in `session.requests`.
@@ -117,6 +137,13 @@ class RequestSummary:
         nonfinite: full steps forced by NaN or inf.
         aborted: an exception, or the next request, ended it before its last step.
         mismatch: why the policy was not applied and all steps were full, or None.
+        first_step: index of its first step; above 0 for requests that start in the middle.
+        branches: names of its guidance branches.
+        counts: letter -> how often the action was taken, over all branches and samples.
+        errors: as `Trace.errors`.
+        macs: as `Trace.macs`.
+        full_macs: as `Trace.full_macs`.
+        held_bytes: most bytes held between two of its steps.
     """
 
     steps: int
@@ -126,3 +153,10 @@ class RequestSummary:
     nonfinite: int
     aborted: bool
     mismatch: str | None
+    first_step: int = 0
+    branches: tuple[str, ...] = ()
+    counts: dict[str, int] = field(default_factory=dict)
+    errors: tuple[float, ...] = ()
+    macs: float = 0.0
+    full_macs: float = 0.0
+    held_bytes: int = 0

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from xslim.errors import AttachError, ConfigError, UnsupportedModelError
-from xslim.policy.policy import Policy
+from xslim.policy.decision import Action
+from xslim.policy.policy import DualThreshold, Pattern, Policy
 from xslim.policy.preset import Preset
+from xslim.runtime.hooks import foreign_cache
 from xslim.runtime.model import LiveModel
 from xslim.runtime.session import Session
 
@@ -27,8 +29,10 @@ def attach(
         strict: raise instead of computing in full when a request does not fit the preset.
 
     Raises:
-        UnsupportedModelError: no adapter knows the transformer's class.
-        AttachError: the model is attached already, or has another cache enabled.
+        UnsupportedModelError: no adapter knows the transformer's class, or the policy refreshes tokens and
+            the model cannot.
+        AttachError: the model is attached already, or has another cache enabled. A call raises it for a
+            model in training mode with gradients on.
         ConfigError: `num_steps` is missing or does not fit.
     """
     transformer = getattr(target, "transformer", target)
@@ -41,10 +45,12 @@ def attach(
     if not isinstance(bare, Policy):
         raise ConfigError(f"got {type(policy).__name__}; allowed: a Policy or a Preset", key="policy")
     steps = _steps(preset, num_steps)
-    if getattr(transformer, "is_cache_enabled", False):
-        raise AttachError("another cache is enabled on this model; call disable_cache() first")
+    other = foreign_cache(transformer)
+    if other is not None:
+        raise AttachError(other)
     model = LiveModel(transformer)
     _check_table(bare, model)
+    _check_tokens(bare, model)
 
     def scheduler() -> object | None:
         return None if target is transformer else getattr(target, "scheduler", None)
@@ -73,3 +79,17 @@ def _check_table(policy: Policy, model: LiveModel) -> None:
             raise ConfigError(
                 f"rows of {width} entries; the model has {len(model.blocks)} blocks", key="controller.blocks"
             )
+
+
+def _check_tokens(policy: Policy, model: LiveModel) -> None:
+    reason, controller = model.no_tokens, policy.controller
+    if reason is None:
+        return
+    if isinstance(controller, Pattern) and Action.TOKEN in controller.steps:
+        remedy = "write B or F instead of T in controller.steps"
+    elif isinstance(controller, DualThreshold) and "token" in controller.polish:
+        remedy = "set controller.polish to [block]"
+    else:
+        return
+    name = type(model.transformer).__name__
+    raise UnsupportedModelError(f"no token refresh on this {name}: {reason}; {remedy}")

@@ -20,8 +20,12 @@ trace_rules.add("xslim")  # type: ignore[no-untyped-call]
 class Listener(Protocol):
     """What the hooks call."""
 
-    def on_transformer(self, branch: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """Run one call of the transformer."""
+    def on_transformer(self, context: str | None, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run one call of the transformer; `context` is the name a pipeline gave it, or None."""
+        ...
+
+    def on_request_end(self) -> None:
+        """A pipeline says that its request is over."""
         ...
 
     def on_block(self, block: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -46,11 +50,12 @@ class _TransformerHook(ModelHook):  # type: ignore[misc]
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         context = self._contexts._context
-        branch = "default" if context is None else context.name
-        return self._listener.on_transformer(branch, self.fn_ref.original_forward, args, kwargs)
+        name = None if context is None else str(context.name)
+        return self._listener.on_transformer(name, self.fn_ref.original_forward, args, kwargs)
 
     def reset_state(self, module: nn.Module) -> nn.Module:
-        """Called by pipelines at the end of a request; the session finds the end by itself."""
+        """Called by pipelines at the end of a request, but not when it fails."""
+        self._listener.on_request_end()
         return module
 
 
@@ -64,6 +69,23 @@ class _BlockHook(ModelHook):  # type: ignore[misc]
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return self._listener.on_block(self._block, self.fn_ref.original_forward, args, kwargs)
+
+
+def foreign_cache(transformer: nn.Module) -> str | None:
+    """Which other cache is on a transformer and how to take it off, or None."""
+    if getattr(transformer, "is_cache_enabled", False):
+        return "another cache is enabled on this model; call disable_cache() first"
+    if getattr(transformer, "_is_cached", False):  # cache-dit and ParaAttention
+        return "cache-dit or ParaAttention is on this model; load the pipeline anew without it"
+    for name, module in transformer.named_modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        for hook_name, hook in registry.hooks.items() if registry is not None else ():
+            if hook._is_stateful and hook_name != HOOK_NAME:
+                return (
+                    f"the hook {hook_name!r} of another cache is on {name or 'the transformer'}; "
+                    f"call _diffusers_hook.remove_hook({hook_name!r}) on the transformer first"
+                )
+    return None
 
 
 class Installation:

@@ -11,21 +11,18 @@ from xslim.policy.decision import Action
 from xslim.policy.policy import Policy
 from xslim.policy.schedule import actions_before_next_full, residual_is_read
 from xslim.policy.trace import RequestSummary, Trace
+from xslim.runtime.arrival import Arrival, Shape, Time
 from xslim.runtime.branch import BranchState
+from xslim.runtime.branches import Branches
+from xslim.runtime.timetable import Timetable
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What must not change within a request."""
+class Place:
+    """Where a call stands in a request."""
 
-    size: tuple[int, ...]
-    dtype: str
-    device: str
-
-    @classmethod
-    def of(cls, latent: Tensor) -> Shape:
-        """Read it off the latent."""
-        return cls(tuple(latent.shape), str(latent.dtype), str(latent.device))
+    step: int
+    branch: str
 
 
 @dataclass
@@ -36,47 +33,98 @@ class Request:
         policy: the policy in force, remapped to the request's number of steps.
         num_steps: its denoising steps.
         mismatch: why the policy is not applied, or None.
-        sigmas: the scheduler's noise levels, one a step, or None.
-        stamp: the scheduler's timesteps as an object; pipelines set a new one for every request.
+        table: the scheduler's timesteps when the request began.
+        start: timestep of its first call.
+        shape: shape, dtype and device of its first call.
+        thread: the thread that runs it.
         rising: timesteps rise from step to step.
     """
 
     policy: Policy
     num_steps: int
     mismatch: str | None
-    sigmas: tuple[float, ...] | None = None
-    stamp: object = None
+    table: Timetable
+    start: Time
+    shape: Shape
+    thread: int
     rising: bool = False
     step: int = -1
     timestep: float | None = None
+    first_step: int = 0
+    steps: int = 0  # that ran
+    peak_bytes: int = 0
     trace: Trace = field(default_factory=Trace)
+    names: Branches = field(default_factory=Branches)
     branches: dict[str, BranchState] = field(default_factory=dict)
     shapes: dict[str, Shape] = field(default_factory=dict)
-    seen: set[str] = field(default_factory=set)
+    seen: set[str] = field(default_factory=set)  # branches called at this step
+    expected: frozenset[str] = frozenset()  # branches called at the step before
     aborted: bool = False
+    reopened: bool = False
     _keeps: dict[int, frozenset[Action]] = field(default_factory=dict)
 
-    def belongs(self, branch: str, timestep: float, shape: Shape, stamp: object) -> bool:
-        """Whether a call continues this request.
+    def __post_init__(self) -> None:
+        first = self.table.first(self.start)
+        self._listed = first is not None  # the calls' timesteps are the scheduler's
+        self.first_step = 0 if first is None else first
 
-        The scheduler was not set anew, time never runs back, no branch sees a step twice.
+    # which calls belong to it
+
+    def first_place(self, arrival: Arrival) -> Place:
+        """Where its first call stands."""
+        return Place(self.first_step, arrival.context or self.names.next_name)
+
+    def place(self, arrival: Arrival, stamp: object) -> Place | None:
+        """Where a call stands in this request; None when it begins another.
+
+        The scheduler was not set anew, the thread, dtype, device and shape are the same, time does not run
+        back, and no branch sees a step twice.
+
+        Args:
+            arrival: the call.
+            stamp: the scheduler's timesteps as an object, at this moment.
         """
-        if stamp is not self.stamp:
-            return False
-        if self.timestep is not None and (timestep - self.timestep) * (-1 if self.rising else 1) > 0:
-            return False
-        if timestep == self.timestep and branch in self.seen:
-            return False
-        return self.shapes.get(branch, shape) == shape
+        if stamp is not self.table.stamp or arrival.thread != self.thread:
+            return None
+        if not self.shape.fits(arrival.shape):
+            return None
+        now = arrival.time.value == self.timestep
+        name = arrival.context or self.names.find(arrival, self.seen if now else ())
+        if name is None:
+            # without a scheduler an aborted first step looks like a branch, but for its latent
+            if now and not len(self.table) and not self.names.shares_latent(arrival):
+                return None
+            name = self.names.next_name
+        if self.shapes.get(name, arrival.shape) != arrival.shape:
+            return None
+        if now and name not in self.seen:
+            return Place(self.step, name)
+        step = self._step_after(arrival.time, now)
+        return None if step is None else Place(step, name)
 
-    def advance(self, branch: str, timestep: float, shape: Shape) -> None:
-        """Note a call; another timestep is the next step."""
-        if timestep != self.timestep:
-            self.step += 1
-            self.timestep = timestep
-            self.seen = set()
-        self.seen.add(branch)
-        self.shapes[branch] = shape
+    def _step_after(self, time: Time, now: bool) -> int | None:
+        """The step of a call that is not part of the present one; None when it belongs to no later step."""
+        if self._listed:
+            later = self.table.after(self.step, time)
+            if later is not None:
+                return later
+        if now or self.timestep is None or (time.value > self.timestep) is not self.rising:
+            return None
+        return self.step + 1
+
+    def enter(self, arrival: Arrival, place: Place) -> None:
+        """Note a call."""
+        if place.step != self.step:
+            self.step = place.step
+            self.timestep = arrival.time.value
+            self.steps += 1
+            self.expected, self.seen = frozenset(self.seen), set()
+        self.seen.add(place.branch)
+        self.shapes[place.branch] = arrival.shape
+        if arrival.context is None:
+            self.names.note(place.branch, arrival)
+
+    # what a step needs
 
     def keeps(self, step: int) -> frozenset[Action]:
         """Actions that may follow a step before the next full one."""
@@ -103,9 +151,14 @@ class Request:
     @property
     def sigma(self) -> float | None:
         """Noise level of the step in progress, or None when it is not known."""
-        if self.sigmas is None or self.step >= len(self.sigmas):
-            return None
-        return self.sigmas[self.step]
+        return self.table.sigma(self.step)
+
+    # its end
+
+    def refuse(self, reason: str) -> None:
+        """Apply the policy no more, and free what is held."""
+        self.mismatch = reason
+        self.branches.clear()
 
     @property
     def unfinished(self) -> bool:
@@ -113,18 +166,35 @@ class Request:
         return self.step < self.num_steps - 1
 
     @property
-    def last_step(self) -> bool:
-        """Whether the step in progress is the last."""
-        return not self.unfinished
+    def complete(self) -> bool:
+        """Whether the last step ran in every branch that the step before ran in."""
+        return not self.unfinished and self.seen >= self.expected
+
+    def tensors(self) -> list[Tensor]:
+        """Every cached tensor held; the caller's own tensors are kept alive, but not counted."""
+        return [tensor for branch in self.branches.values() for tensor in branch.tensors()]
+
+    def release(self) -> None:
+        """Free what is held."""
+        self.branches.clear()
+        self.names.release()
 
     def summary(self) -> RequestSummary:
         """Sum the request up."""
+        trace = self.trace
         return RequestSummary(
-            steps=self.step + 1,
+            steps=self.steps,
             num_steps=self.num_steps,
-            actions=self.trace.actions,
-            compute_fraction=self.trace.compute_fraction,
-            nonfinite=self.trace.nonfinite,
+            actions=trace.actions,
+            compute_fraction=trace.compute_fraction,
+            nonfinite=trace.nonfinite,
             aborted=self.aborted,
             mismatch=self.mismatch,
+            first_step=self.first_step,
+            branches=trace.branches,
+            counts={action.value: n for action in Action if (n := trace.count(action))},
+            errors=trace.errors,
+            macs=trace.macs,
+            full_macs=trace.full_macs,
+            held_bytes=self.peak_bytes,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,24 +14,22 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from xslim.errors import RequestMismatchError
 from xslim.policy.decision import StepInfo
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 from xslim.policy.schedule import remap
+from xslim.policy.summary import Totals, request_data, request_line
 from xslim.policy.trace import RequestSummary, StepRecord, Trace
+from xslim.runtime.arrival import Arrival
+from xslim.runtime.calls import stacked
 from xslim.runtime.feature_cache import held_bytes
+from xslim.runtime.fit import Fit
 from xslim.runtime.hooks import Installation
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
-from xslim.runtime.request import Request, Shape
-from xslim.runtime.signature import (
-    describe_model,
-    model_mismatch,
-    scheduler_sigmas,
-    scheduler_timesteps,
-)
+from xslim.runtime.request import Place, Request
 from xslim.runtime.step import Step, StepTask
+from xslim.runtime.timetable import Timetable
 
 log = logging.getLogger(__name__)
 REQUESTS_KEPT = 100
@@ -39,6 +39,10 @@ _COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[object, ...], MacsTable]] = We
 
 class Session:
     """What `attach` returns. Use it as a context manager, or call `detach`.
+
+    Calls from several threads are safe: they run one after the other, and a request belongs to the thread
+    that began it. Threads that share a model and take turns interrupt each other's requests, so that all is
+    computed in full, with a warning; give each thread a model of its own.
 
     Attributes:
         requests: summaries of the last 100 requests.
@@ -59,13 +63,14 @@ class Session:
         self._num_steps = num_steps
         self._preset = preset
         self._scheduler = scheduler
-        self._strict = strict
+        self._fit = Fit(model, preset, strict)
+        self._lock = threading.RLock()
+        self._running = threading.local()  # .step: the step that this thread is in
         self._request: Request | None = None
         self._last: Request | None = None
-        self._step: Step | None = None
         self._last_trace = Trace()
-        self._warned: set[str] = set()
-        self.requests: deque[RequestSummary] = deque(maxlen=REQUESTS_KEPT)
+        self._older = Totals()  # requests that are no longer kept
+        self.requests: deque[RequestSummary] = deque()
         self.peak_held_bytes = 0
         self._installation: Installation | None = Installation(model, self)
 
@@ -74,7 +79,8 @@ class Session:
     @property
     def trace(self) -> Trace:
         """Trace of the request in progress, else of the last one."""
-        return self._last_trace if self._request is None else self._request.trace
+        request = self._request
+        return self._last_trace if request is None else request.trace
 
     @property
     def attached(self) -> bool:
@@ -84,8 +90,26 @@ class Session:
     @property
     def held_bytes(self) -> int:
         """Bytes of cached features held now."""
-        branches = [] if self._request is None else self._request.branches.values()
-        return held_bytes(tensor for branch in branches for tensor in branch.tensors())
+        return 0 if self._request is None else held_bytes(self._request.tensors())
+
+    def summary(self) -> dict[str, Any]:
+        """What happened since attaching, as plain data ready for JSON.
+
+        `totals` covers all requests, `requests` the last 100. Both have the `shares` of the steps that each
+        level took, the compute fraction, non-finite events, mismatches, the most bytes held, and a `note`:
+        "never skipped", "policy not applied", or None. A request has its actions and its curve of error
+        estimates besides.
+        """
+        kept, totals = list(self.requests), Totals()
+        for request in kept:
+            totals.add(request)
+        return {
+            "policy": self._policy.controller.kind,
+            "preset": None if self._preset is None else self._preset.name,
+            "attached": self.attached,
+            "totals": (self._older + totals).to_data(),
+            "requests": [request_data(request) for request in kept],
+        }
 
     @contextmanager
     def request(self) -> Iterator[None]:
@@ -101,14 +125,16 @@ class Session:
 
     def detach(self) -> None:
         """Restore the model exactly and free everything held; the trace stays readable."""
-        self._close()
-        if self._installation is not None:
-            self._installation.remove()
-            self._installation = None
+        with self._lock:
+            self._close()
+            if self._installation is not None:
+                self._installation.remove()
+                self._installation = None
 
     def _close(self) -> None:
-        self._end(aborted=self._request is not None and self._request.unfinished)
-        self._last = None
+        with self._lock:
+            self._end(aborted=self._request is not None and self._request.unfinished)
+            self._last = None
 
     def __enter__(self) -> Self:
         return self
@@ -118,146 +144,141 @@ class Session:
 
     # what the hooks call
 
-    def on_transformer(self, branch: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    def on_transformer(self, context: str | None, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run one call of the transformer under the policy."""
         if self._step is not None:  # a call within a call
             return forward(*args, **kwargs)
-        try:
-            return self._run(branch, forward, args, kwargs)
-        except BaseException:
-            self._step = None
-            self._end(aborted=True)
-            raise
+        with self._lock:
+            try:
+                return self._run(context, forward, args, kwargs)
+            except BaseException:
+                self._end(aborted=True)
+                raise
+            finally:
+                self._step = None
 
     def on_block(self, block: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run one call of a block."""
-        if self._step is None:
-            return forward(*args, **kwargs)
-        return self._step.run_block(block, forward, args, kwargs)
+        step = self._step
+        return forward(*args, **kwargs) if step is None else step.run_block(block, forward, args, kwargs)
+
+    def on_request_end(self) -> None:
+        """A pipeline says that its request is over, with or without a last step of this transformer."""
+        with self._lock:
+            self._end(aborted=False)
+            self._last = None
+
+    @property
+    def _step(self) -> Step | None:
+        """The step that this thread is in."""
+        return getattr(self._running, "step", None)
+
+    @_step.setter
+    def _step(self, step: Step | None) -> None:
+        self._running.step = step
 
     # requests
 
-    def _run(self, branch: str, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        adapter = self._model.adapter
+    def _run(self, context: str | None, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        self._fit.check_mode()
         call = self._model.root_call(args, kwargs)
-        latent = call.tensor(adapter.latent)
-        time = adapter.timestep
-        timestep = time.offset + time.scale * float(call.tensor(time.argument).flatten()[0])
-        shape = Shape.of(latent)
-        request = self._find(branch, timestep, shape) or self._start(latent)
+        arrival = Arrival.of(call, self._model.adapter, context)
+        request, place = self._find(arrival)
         self._request = request
-        request.advance(branch, timestep, shape)
-        self._check_length(request)
-        table = self._table(shape, latent.shape[0], args, kwargs)
-        state = request.branch(branch, latent.shape[0])
-        info = StepInfo(request.step, request.num_steps, request.sigma, branch)
-        bypass = request.mismatch is not None
+        request.enter(arrival, place)
+        if request.mismatch is None:
+            reason = self._fit.at_call(request, arrival)
+            if reason is not None:
+                request.refuse(reason)
+                self._fit.report(reason)
+        rows = arrival.latent.shape[0]
+        table = self._table(arrival.shape.dtype, rows, args, kwargs)
+        state = request.branch(place.branch, rows)
         task = StepTask(
             request.policy,
-            info,
-            request.keeps(request.step),
+            StepInfo(request.step, request.num_steps, request.sigma, place.branch),
+            request.keeps(request.step) - self._model.never,
             request.keeps_residual(request.step),
             table,
-            bypass,
+            bypass=request.mismatch is not None,
         )
-        step = self._step = Step(self._model, state, task, latent)
+        step = self._step = Step(self._model, state, task, arrival.latent)
         output = forward(*args, **kwargs)
-        self._step = None
-        step.observe(output[0] if isinstance(output, tuple) else output.sample)
-        self._note(request, step, branch, table, state.rows)
-        if request.last_step and request.seen.issuperset(request.branches):
+        step.observe(stacked(output[0] if isinstance(output, tuple) else output.sample))
+        self._note(request, step, place.branch, rows * table.total)
+        if request.complete and not request.reopened:
             self._end(aborted=False)
         return output
 
-    def _find(self, branch: str, timestep: float, shape: Shape) -> Request | None:
-        """The request that a call belongs to: the one in progress, or the last one going on.
+    def _find(self, arrival: Arrival) -> tuple[Request, Place]:
+        """The request that a call belongs to: the one in progress, the last one going on, or a new one.
 
         A request that goes on after its last step (more steps than the policy was made for, or a branch
         that was not called before) is reopened, so that its further calls are not taken for a new one.
         """
         stamp = getattr(self._scheduler(), "timesteps", None)
+        known = self._last if self._request is None else self._request
+        place = None if known is None else known.place(arrival, stamp)
+        if known is not None and place is not None:
+            if self._request is None:
+                known.reopened = True
+                self.requests.pop()
+            return known, place
         if self._request is not None:
-            if self._request.belongs(branch, timestep, shape, stamp):
-                return self._request
+            if self._request.unfinished and self._request.thread != arrival.thread:
+                self._fit.warn(
+                    "calls from another thread interrupt a request, so that both compute in full; give each "
+                    "thread a pipeline of its own"
+                )
             self._end(aborted=self._request.unfinished)
-            return None
-        last = self._last
-        if last is None or not last.belongs(branch, timestep, shape, stamp):
-            return None
-        self.requests.pop()
-        return last
+        request = self._start(arrival)
+        return request, request.first_place(arrival)
 
-    def _note(self, request: Request, step: Step, branch: str, table: MacsTable, rows: int) -> None:
-        full = rows * table.total
+    def _start(self, arrival: Arrival) -> Request:
+        scheduler = self._scheduler()
+        table = Timetable(scheduler)
+        num_steps = len(table) or self._num_steps
+        mismatch = self._fit.at_start(arrival.latent, scheduler, num_steps)
+        policy = self._policy
+        if mismatch is not None:
+            self._fit.report(mismatch)
+        else:
+            source = None if self._preset is None else self._preset.model.sigmas
+            policy = remap(policy, num_steps, source, table.sigmas)
+        rising = self._model.adapter.timestep.rising
+        return Request(
+            policy, num_steps, mismatch, table, arrival.time, arrival.shape, arrival.thread, rising
+        )
+
+    def _note(self, request: Request, step: Step, branch: str, full: float) -> None:
         record = StepRecord(request.step, branch, step.decisions, step.readings, step.macs, full)
         request.trace.records.append(record)
-        self.peak_held_bytes = max(self.peak_held_bytes, self.held_bytes)
-
-    def _start(self, latent: Tensor) -> Request:
-        scheduler = self._scheduler()
-        timesteps, sigmas = scheduler_timesteps(scheduler), scheduler_sigmas(scheduler)
-        live_steps = self._num_steps if not timesteps else len(timesteps)
-        mismatch = None
-        policy = self._policy
-        if self._preset is not None:
-            mismatch = self._preset_mismatch(self._preset, latent, live_steps)
-        if mismatch is None:
-            source = None if self._preset is None else self._preset.model.sigmas
-            policy = remap(policy, live_steps, source, sigmas)
-        self._warn(mismatch)
-        return Request(policy, live_steps, mismatch, sigmas, getattr(scheduler, "timesteps", None))
-
-    def _preset_mismatch(self, preset: Preset, latent: Tensor, steps: int) -> str | None:
-        live = describe_model(
-            self._model.adapter.family,
-            self._model.transformer,
-            self._scheduler(),
-            steps,
-            latent.shape,
-        )
-        return model_mismatch(preset.model, live)
-
-    def _check_length(self, request: Request) -> None:
-        """More calls than steps, or a timestep that is not the preset's: compute what is left in full."""
-        if request.mismatch is not None:
-            return
-        if request.step >= request.num_steps:
-            request.mismatch = f"more than {request.num_steps} steps"
-        elif self._preset is not None and self._preset.model.timesteps is not None:
-            wanted = self._preset.model.timesteps[request.step]
-            if request.timestep is not None and abs(request.timestep - wanted) > 1e-3 * max(1.0, wanted):
-                request.mismatch = (
-                    f"timestep of step {request.step} is {request.timestep:g}, "
-                    f"the preset was made for {wanted:g}"
-                )
-        self._warn(request.mismatch)
-
-    def _warn(self, mismatch: str | None) -> None:
-        if mismatch is None:
-            return
-        if self._strict:
-            raise RequestMismatchError(f"{mismatch}; attach a preset made for this request")
-        if mismatch not in self._warned:
-            self._warned.add(mismatch)
-            log.warning("policy not applied, computing in full: %s", mismatch)
+        request.peak_bytes = max(request.peak_bytes, self.held_bytes)
+        self.peak_held_bytes = max(self.peak_held_bytes, request.peak_bytes)
 
     def _end(self, aborted: bool) -> None:
-        """Close the request in progress: sum it up and free what it holds."""
+        """Close the request in progress: sum it up, say so, and free what it holds."""
         request, self._request = self._request, None
         if request is None:
             return
         request.aborted = aborted
-        request.branches.clear()
+        request.release()
         self._last = None if aborted else request
         self._last_trace = request.trace
-        self.requests.append(request.summary())
+        summary = request.summary()
+        self.requests.append(summary)
+        if len(self.requests) > REQUESTS_KEPT:
+            self._older.add(self.requests.popleft())
+        if log.isEnabledFor(logging.INFO):
+            number = self._older.requests + len(self.requests)
+            log.info("request %s", json.dumps({"request": number, **request_line(summary)}))
 
     # counting
 
-    def _table(self, shape: Shape, rows: int, args: Any, kwargs: Any) -> MacsTable:
+    def _table(self, dtype: str, rows: int, args: Any, kwargs: Any) -> MacsTable:
         counted = _COUNTED.setdefault(self._model.transformer, {})
         tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        key = (shape.dtype, *(tuple(tensor.shape) for tensor in tensors))
+        key = (dtype, *(tuple(tensor.shape) for tensor in tensors))
         if key not in counted:
             counted[key] = self._model.count_macs(rows, args, kwargs)
         return counted[key]

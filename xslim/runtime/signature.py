@@ -27,7 +27,8 @@ def describe_model(
         transformer: a diffusers transformer.
         scheduler: its scheduler with timesteps set, or None.
         num_steps: denoising steps.
-        latent_size: shape of the latent [batch, channels, height, width], or None.
+        latent_size: shape of the latent, [batch, channels, height, width] or with frames, or
+            [batch, tokens, channels]; or None.
         guidance_scale: recorded only.
     """
     height, width = latent_size[-2:] if latent_size is not None and len(latent_size) >= 4 else (None, None)
@@ -44,6 +45,7 @@ def describe_model(
         sigmas=scheduler_sigmas(scheduler),
         height=height,
         width=width,
+        latent_shape=None if latent_size is None else tuple(latent_size[1:]),
         guidance_scale=guidance_scale,
         dtype=str(transformer.dtype).removeprefix("torch."),
         adapters=loaded_adapters(transformer),
@@ -51,15 +53,24 @@ def describe_model(
 
 
 def loaded_adapters(transformer: nn.Module) -> tuple[str, ...]:
-    """Names of the PEFT adapters in a transformer."""
-    configs: Mapping[str, Any] = getattr(transformer, "peft_config", None) or {}
-    return tuple(sorted(configs))
+    """Names of the PEFT adapters (LoRA) at work in a transformer; loaded but disabled ones are left out."""
+    names: set[str] = set()
+    for module in transformer.modules():
+        disabled, active = getattr(module, "disable_adapters", None), getattr(module, "active_adapters", None)
+        if disabled is False and isinstance(active, list | tuple):  # a tuner's layer; models have methods
+            names |= {str(name) for name in active if name in getattr(module, "lora_A", {name})}
+    return tuple(sorted(names))
 
 
 def scheduler_timesteps(scheduler: object | None) -> tuple[float, ...] | None:
     """The timesteps a scheduler is set to."""
     timesteps = getattr(scheduler, "timesteps", None)
-    return None if timesteps is None else tuple(float(t) for t in timesteps)
+    return None if timesteps is None else tuple(as_floats(timesteps))
+
+
+def as_floats(values: Any) -> list[float]:
+    """Numbers of a tensor, array or list; a tensor is copied from its device at once."""
+    return [float(value) for value in (values.tolist() if hasattr(values, "tolist") else values)]
 
 
 def scheduler_sigmas(scheduler: object | None) -> tuple[float, ...] | None:
@@ -69,7 +80,7 @@ def scheduler_sigmas(scheduler: object | None) -> tuple[float, ...] | None:
         return None
     own = getattr(scheduler, "sigmas", None)
     if own is not None:
-        return tuple(round(float(sigma), 6) for sigma in own[: len(timesteps)])
+        return tuple(round(sigma, 6) for sigma in as_floats(own[: len(timesteps)]))
     alphas = getattr(scheduler, "alphas_cumprod", None)
     if alphas is None:
         return None
@@ -83,7 +94,7 @@ def model_mismatch(wanted: ModelSignature, live: ModelSignature) -> str | None:
     Only what both sides know is compared: attached to a bare transformer, the scheduler is not seen.
     """
     checks = ("transformer", "config_sha256", "scheduler", "scheduler_sha256", "num_steps")
-    for name in (*checks, "height", "width", "dtype", "adapters"):
+    for name in (*checks, "height", "width", "latent_shape", "dtype", "adapters"):
         ours, theirs = getattr(wanted, name), getattr(live, name)
         if ours is not None and theirs is not None and ours != theirs:
             return f"{name} is {_short(theirs)}, the preset was made for {_short(ours)}"

@@ -1,0 +1,121 @@
+"""One call of the transformer as it arrives: what it shows of the request that it belongs to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from xslim.runtime.adapters import BlockAdapter
+from xslim.runtime.calls import Call, stacked
+
+FLOAT32 = torch.finfo(torch.float32).eps
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What must not change within a branch of a request."""
+
+    size: tuple[int, ...]
+    dtype: str
+    device: str
+
+    @classmethod
+    def of(cls, latent: Tensor) -> Shape:
+        """Read it off the latent."""
+        return cls(tuple(latent.shape), str(latent.dtype), str(latent.device))
+
+    def fits(self, other: Shape) -> bool:
+        """Whether both may belong to branches of one request: all but the batch is the same."""
+        return (self.size[1:], self.dtype, self.device) == (other.size[1:], other.dtype, other.device)
+
+
+@dataclass(frozen=True, slots=True)
+class Time:
+    """The scheduler's timestep of a call.
+
+    Attributes:
+        value: as the transformer was told it; in 16 bit it may be off by several steps' distance.
+        tolerance: how far off it may be.
+    """
+
+    value: float
+    tolerance: float
+
+    def near(self, timestep: float) -> bool:
+        """Whether it may be this timestep of the scheduler."""
+        return abs(self.value - timestep) <= self.tolerance
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """One call.
+
+    Attributes:
+        time: its timestep.
+        latent: the latent as one tensor [batch, ...].
+        given: the latent's tensors as they were passed.
+        context: name under which the pipeline runs it, or None.
+        conditioning: the tensors that tell guidance branches apart.
+        thread: the thread that calls.
+    """
+
+    time: Time
+    latent: Tensor
+    given: tuple[Tensor, ...]
+    context: str | None
+    conditioning: tuple[Tensor, ...]
+    thread: int
+
+    @classmethod
+    def of(cls, call: Call, adapter: BlockAdapter, context: str | None) -> Arrival:
+        """Read it off a call of the transformer."""
+        latent = call.get(adapter.latent)
+        return cls(
+            time=_time(call, adapter),
+            latent=stacked(latent),
+            given=_tensors(latent),
+            context=context,
+            conditioning=_tensors(call.get(adapter.conditioning)),
+            thread=threading.get_ident(),
+        )
+
+    @property
+    def shape(self) -> Shape:
+        """Shape, dtype and device of the latent."""
+        return Shape.of(self.latent)
+
+
+def _tensors(value: Any) -> tuple[Tensor, ...]:
+    return tuple(leaf for leaf in tree_leaves(value) if isinstance(leaf, Tensor))
+
+
+def _time(call: Call, adapter: BlockAdapter) -> Time:
+    """The timestep; pipelines round it to the model's dtype up to twice, before and after scaling."""
+    value = adapter.timestep.read(call)
+    dtype = call.tensor(adapter.timestep.argument).dtype
+    if not dtype.is_floating_point:
+        return Time(value, 0.99)  # whole numbers may have been cut off, and are no closer than 1
+    rounding = 1.05 * torch.finfo(dtype).eps + 2 * FLOAT32
+    return Time(value, rounding * max(abs(value), abs(value - adapter.timestep.offset)))
+
+
+def storage_key(tensors: Iterable[Tensor]) -> tuple[tuple[object, ...], ...]:
+    """What tells apart tensors in memory, as long as they live: address, version and shape."""
+    return tuple(
+        (t.data_ptr(), 0 if t.is_inference() else t._version, t.dtype, tuple(t.shape), t.stride())
+        for t in tensors
+    )
+
+
+def same_content(first: tuple[Tensor, ...], second: tuple[Tensor, ...]) -> bool:
+    """Whether tensors hold the same numbers; waits for the device."""
+    return len(first) == len(second) and all(
+        a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+        for a, b in zip(first, second, strict=True)
+    )

@@ -1,0 +1,84 @@
+"""Whether the policy may be applied to a request; when not, it computes in full and says why."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from torch import Tensor
+
+from xslim.errors import AttachError, RequestMismatchError
+from xslim.policy.preset import Preset
+from xslim.runtime.arrival import Arrival
+from xslim.runtime.hooks import foreign_cache
+from xslim.runtime.model import LiveModel
+from xslim.runtime.request import Request
+from xslim.runtime.signature import SIGMA_TOLERANCE, describe_model, model_mismatch
+
+log = logging.getLogger("xslim.runtime.session")
+
+
+class Fit:
+    """Checks requests against the preset and the state of the model.
+
+    Args:
+        model: the live model.
+        preset: the preset, or None for a bare policy.
+        strict: raise instead of computing in full.
+    """
+
+    def __init__(self, model: LiveModel, preset: Preset | None, strict: bool) -> None:
+        self._model = model
+        self._preset = preset
+        self._strict = strict
+        self._warned: set[str] = set()
+
+    def check_mode(self) -> None:
+        """Raise an AttachError for a model that is being trained."""
+        if self._model.transformer.training and torch.is_grad_enabled():
+            raise AttachError(
+                "the transformer is in training mode with gradients on, and features of one step cannot be "
+                "reused in another's gradient; call model.eval(), run under torch.no_grad(), or detach"
+            )
+
+    def at_start(self, latent: Tensor, scheduler: object | None, num_steps: int) -> str | None:
+        """Why a request that begins does not fit, or None."""
+        transformer = self._model.transformer
+        other = foreign_cache(transformer)
+        if other is not None:
+            return other
+        if self._preset is None:
+            return None
+        family = self._model.adapter.family
+        live = describe_model(family, transformer, scheduler, num_steps, latent.shape)
+        return model_mismatch(self._preset.model, live)
+
+    def at_call(self, request: Request, arrival: Arrival) -> str | None:
+        """Why a call of a request that fitted so far does not, or None."""
+        if request.step >= request.num_steps:
+            return f"more than {request.num_steps} steps"
+        if request.names.problem is not None:
+            return request.names.problem
+        timesteps = None if self._preset is None else self._preset.model.timesteps
+        if timesteps is None:
+            return None
+        wanted = timesteps[request.step]
+        if arrival.time.near(wanted) or abs(arrival.time.value - wanted) <= SIGMA_TOLERANCE * max(
+            1.0, wanted
+        ):
+            return None
+        return (
+            f"timestep of step {request.step} is {arrival.time.value:g}, the preset was made for {wanted:g}"
+        )
+
+    def report(self, reason: str) -> None:
+        """Warn, once a reason; or raise a RequestMismatchError when strict."""
+        if self._strict:
+            raise RequestMismatchError(f"{reason}; attach a preset made for this request")
+        self.warn(f"policy not applied, computing in full: {reason}")
+
+    def warn(self, message: str) -> None:
+        """Warn, once a message."""
+        if message not in self._warned:
+            self._warned.add(message)
+            log.warning("%s", message)
