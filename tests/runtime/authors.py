@@ -129,7 +129,7 @@ def enter_flux(model: Any, latent: Tensor, time: float, row: int, rows: int) -> 
     ids[4:, 1], ids[4:, 2] = places // side, places % side
     rotary = model.pos_embed(ids)
     pooled = text(rows, 1, 20)[row].to(dtype)
-    numbers = [torch.full((1,), value, dtype=dtype) * 1000 for value in (time, 3.5)]
+    numbers = [torch.full((1,), value).to(dtype) * 1000 for value in (time, 3.5)]
     temb = model.time_text_embed(*numbers, pooled)
 
     def run(block: nn.Module, image: Tensor, words: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,7 +143,7 @@ def enter_flux(model: Any, latent: Tensor, time: float, row: int, rows: int) -> 
 def enter_hunyuan_video(model: Any, latent: Tensor, time: float, row: int, rows: int) -> Entered:
     """Embed one sample as `call_hunyuan_video` passes it, row `row` of `rows`."""
     dtype = latent.dtype
-    timestep, guidance = (torch.full((1,), value, dtype=dtype) for value in (1000 * time, 6000.0))
+    timestep, guidance = (torch.full((1,), value).to(dtype) for value in (1000 * time, 6000.0))
     seen = mask(rows, 5, torch.float32)[row : row + 1]
     temb, _ = model.time_text_embed(timestep, text(rows, 1, 8)[row].to(dtype), guidance)
     words = model.context_embedder(text(rows, 5, 16)[row : row + 1].to(dtype), timestep, seen)
