@@ -120,7 +120,7 @@ class Step:
         self._tokens = state.tokens.select(self._plan.token, task.policy)
 
     def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
-        """Measure all signals of all samples; one host synchronisation."""
+        """Measure all signals of all samples; one host synchronisation, none on CUDA without signals."""
         state = self._state
 
         def modulated() -> Tensor:
@@ -142,8 +142,9 @@ class Step:
         )
         found = {name: i.measure(features) for name, i in state.indicators.items()}
         columns = {name: m.values.float() for name, m in found.items() if m is not None}
-        if state.health is not None:
-            columns["residual_health"] = state.health
+        health = state.health.flags(waits=bool(columns))
+        if health is not None:
+            columns["residual_health"] = health
         if not columns:
             return tuple({} for _ in range(state.rows))
         table = torch.stack(list(columns.values()), dim=1).tolist()
@@ -244,7 +245,7 @@ class Step:
         if len(self._plan.skip) or len(self._plan.token):
             out = self._fill(out, entered)
         if len(self._plan.computed) and not self._task.keeps_residual:
-            state.note_residual(None)
+            state.health.note(None)
             self._choose_blocks()
         elif len(self._plan.computed):
             residual = self._plan.computed.take(out) - self._plan.computed.take(entered)
@@ -252,7 +253,7 @@ class Step:
             nonfinite = [decision.nonfinite for decision in self.decisions]
             if any(nonfinite):
                 state.history.restart(Rows.of(nonfinite, residual.device))
-            state.note_residual(state.history.newest)
+            state.health.note(state.history.newest)
             self._note_tokens()
             self._choose_blocks()
         keep = self._authors and Action.TOKEN in self._task.keeps
