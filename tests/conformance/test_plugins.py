@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+import xslim
+from tests.policy.strategies import predictor_keys
+from tests.tiny import Tiny, noise, sample
 from xslim.policy.controller import TABLES
 from xslim.policy.policy import RESIDUALS_READ, SIGNALS, TABLE_SIGNALS, Policy, Predictor
 from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.indicators import INDICATORS, Features, Indicator, Measured
-from xslim.runtime.predictors import PREDICTORS, weights
+from xslim.runtime.predictors import PREDICTORS, Kept, weights
 from xslim.runtime.rows import Rows
 
 BATCH, TOKENS, DIM = 3, 5, 4
@@ -161,25 +165,66 @@ def test_indicator_tells_what_it_holds(name: str) -> None:
             pending += value
 
 
-HISTORIES = [(3.0,), (3.0, 2.0), (7.0, 4.0), (9.0, 4.0, 3.0), (20.0, 13.0, 2.0)]
+HISTORIES = [(3.0,), (3.0, 2.0), (7.0, 4.0), (9.0, 4.0, 3.0), (20.0, 13.0, 2.0), (20.0, 15.0, 13.0, 4.0, 0.0)]
+TOTAL = 30  # steps of the request
+predictor_kinds = pytest.mark.parametrize("kind", sorted(PREDICTORS))
 
 
-@pytest.mark.parametrize("kind", sorted(PREDICTORS))
-@pytest.mark.parametrize("order", [1, 2])
+def predictor_weights(kind: str, order: int, times: tuple[float, ...], at: float) -> tuple[float, ...]:
+    """Weights with residuals that are all the same; the predictor alone decides whether it reads them."""
+    predictor = Predictor.parse(predictor_keys(kind, order))
+    found = weights(predictor, Kept(times, at, TOTAL, lambda i, j: torch.ones(BATCH)))
+    assert 1 <= len(found) <= min(len(times), predictor.history)
+    for weight in found:
+        assert isinstance(weight, float) or weight.shape == (BATCH,)
+    return tuple(float(torch.as_tensor(weight).flatten()[0]) for weight in found)
+
+
+def test_the_table_holds_the_predictors_that_policies_may_name() -> None:
+    assert list(PREDICTORS) == list(get_args(Predictor.model_fields["kind"].annotation))
+
+
+@predictor_kinds
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("times", HISTORIES)
-def test_predictor_weights_sum_to_1_and_reproduce_constants(
-    kind: str, order: int, times: tuple[float, ...]
-) -> None:
-    predictor = Predictor(kind=kind, order=order)
-    for ahead in (1.0, 2.0, 5.0):
-        found = weights(predictor, times, times[0] + ahead)
-        assert len(found) <= min(len(times), predictor.history)
-        assert sum(found) == pytest.approx(1.0)
-        constant = sum(w * 2.5 for w in found)
-        assert constant == pytest.approx(2.5)
+def test_predictor_reproduces_constants(kind: str, order: int, times: tuple[float, ...]) -> None:
+    for ahead in (1.0, 2.0, 5.0, 9.0):
+        found = predictor_weights(kind, order, times, times[0] + ahead)
+        assert sum(found) == pytest.approx(1.0, abs=1e-6 * (1 + max(map(abs, found))))
 
 
-@pytest.mark.parametrize("kind", sorted(PREDICTORS))
-def test_predictor_at_the_newest_time_gives_the_newest_value(kind: str) -> None:
-    found = weights(Predictor(kind=kind, order=2), (9.0, 4.0, 3.0), 9.0)
-    assert found == (1.0,) + (0.0,) * (len(found) - 1)
+@predictor_kinds
+@pytest.mark.parametrize("times", HISTORIES)
+def test_predictor_at_the_newest_time_gives_the_newest_value(kind: str, times: tuple[float, ...]) -> None:
+    found = predictor_weights(kind, 2, times, times[0])
+    assert found == pytest.approx((1.0,) + (0.0,) * (len(found) - 1), abs=1e-9)
+
+
+@predictor_kinds
+def test_predictor_from_one_residual_reuses_it(kind: str) -> None:
+    assert predictor_weights(kind, 4, (3.0,), 9.0) == (1.0,)
+
+
+def test_every_predictor_runs_on_every_model_and_leaves_full_steps_alone(tiny: Tiny) -> None:
+    pattern, model, start = "FF.F.F..", tiny.build(), noise(tiny, 2)
+    for kind in PREDICTORS:
+        entered: list[Tensor] = []
+        left: list[Tensor] = []
+
+        def enter(step: int, latent: Tensor, entered: list[Tensor] = entered) -> Tensor:
+            entered.append(latent.clone())
+            return latent
+
+        def call(live: nn.Module, latent: Tensor, time: float, left: list[Tensor] = left) -> Tensor:
+            left.append(tiny.call(live, latent, time))
+            return left[-1]
+
+        policy = Policy.from_pattern(pattern, predictor=predictor_keys(kind, order=2))
+        with xslim.attach(model, policy, num_steps=len(pattern)) as session:
+            sample(replace(tiny, call=call), model, len(pattern), start, before=enter)
+        assert session.trace.actions == pattern
+        for step, action in enumerate(pattern):
+            assert torch.isfinite(left[step]).all()
+            with torch.no_grad():
+                plain = tiny.call(model, entered[step], 1 - step / len(pattern))
+            assert torch.equal(left[step], plain) == (action == "F"), (kind, step)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from hypothesis import strategies as st
 
 from xslim import Policy, Preset
@@ -73,6 +75,14 @@ indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_
     )
 )
 thresholds = amounts | st.fixed_dictionaries({"double": amounts, "single": amounts})
+NEEDED = {"gamma": {"gamma": {"x": [0.0, 1.0], "y": [1.0, 1.0]}}}  # keys without which a kind is not valid
+
+
+def predictor_keys(kind: str, order: int = 1) -> dict[str, object]:
+    """A valid predictor of a kind that reproduces constants."""
+    return {"kind": kind, "order": order, **NEEDED.get(kind, {})}
+
+
 predictors = subset(
     kind=st.sampled_from(["hold", "newton", "taylor", "pade", "foca"]),
     order=st.integers(1, 4),
@@ -95,6 +105,22 @@ policy_data = st.tuples(
     ),
 ).map(lambda parts: closed({**parts[0], **parts[1]}))  # fmt: skip
 policies = policy_data.map(Policy.parse)
+
+
+def _curve(parts: tuple[float, float, list[float]]) -> list[float]:
+    """A curve from its logarithm's start, first slope and bends."""
+    level, slope, bends = parts
+    logs = [level]
+    for bend in bends:
+        slope = min(0.5, max(-0.5, slope + bend))
+        logs.append(logs[-1] + slope)
+    return [math.exp(value) for value in logs]
+
+
+# the logarithm bends little from step to step, and changes by at most a half
+smooth_curves = st.tuples(
+    st.floats(-5, 5), st.floats(-0.5, 0.5), st.lists(st.floats(-0.1, 0.1), min_size=19, max_size=60)
+).map(_curve)
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers(-(10**6), 10**6) | st.floats(-1e9, 1e9) | names,
