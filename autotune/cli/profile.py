@@ -41,12 +41,17 @@ def profile(
         folder.release()
     if as_json:
         facts = {"profile": str(path), "signal_fit": taken.fit, "change": taken.change.tolist()}
+        facts |= {"curve": taken.curve.tolist(), "gamma": taken.gamma.tolist()}
+        facts |= {"jumps": taken.jumps, "sigma_windows": taken.sigma_windows}
         json.dump(facts, sys.stdout)
         sys.stdout.write("\n")
         return
     typer.echo(f"{'signal':18} rank correlation with the residual's true change")
     for name, value in sorted(taken.fit.items(), key=lambda item: -item[1]):
         typer.echo(f"{name:18} {value:.3f}")
+    if taken.jumps:
+        typer.echo(f"the residual jumps before step {', '.join(map(str, taken.jumps))}")
+        typer.echo(f"guards.sigma_windows: {[list(window) for window in taken.sigma_windows]}")
     if latency is not None:
         typer.echo(
             f"uncached: {latency.baseline_s:.2f} s a batch of {latency.batch}, A/A floor {latency.floor:.1%}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,15 +19,16 @@ from torch import Tensor
 
 import xslim
 from autotune.scoring.case import Case
+from autotune.scoring.curve import jumps, sigma_windows
 from autotune.scoring.pipeline import PipelineRunner
 from xslim.policy.calibration import Calibration
-from xslim.policy.policy import SIGNALS, Policy
+from xslim.policy.policy import SIGNALS, TABLE_SIGNALS, Policy
 from xslim.policy.preset import ModelSignature
 from xslim.runtime.model import LiveModel
 from xslim.runtime.signature import describe_model
 
 CALIBRATION_POINTS = 9
-MEASURED = tuple(name for name in SIGNALS if name != "step_table")
+MEASURED = tuple(name for name in SIGNALS if name not in TABLE_SIGNALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,10 @@ class Profile:
         sensitivity: error of the final picture per unit of residual error at each step, [steps].
         calibration: signal -> points of its map to the change.
         fit: signal -> rank correlation of the signal with the change.
+        curve: mean |change of the residual| from step i to i + 1, [steps - 1], mean over rows.
+        gamma: growth of the residual, mean over tokens of |residual| by the previous step's, [steps - 1].
+        jumps: steps behind an outlier of the curve; a policy had better compute them.
+        sigma_windows: the same as ranges of sigma, for `guards.sigma_windows`.
     """
 
     signature: ModelSignature
@@ -49,6 +54,10 @@ class Profile:
     sensitivity: NDArray[np.float64]
     calibration: dict[str, Calibration]
     fit: dict[str, float]
+    curve: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    gamma: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    jumps: tuple[int, ...] = ()
+    sigma_windows: tuple[tuple[float, float], ...] = ()
 
     @property
     def num_steps(self) -> int:
@@ -64,6 +73,10 @@ class Profile:
             "sensitivity": self.sensitivity.tolist(),
             "calibration": {name: c.to_data() for name, c in self.calibration.items()},
             "fit": self.fit,
+            "curve": self.curve.tolist(),
+            "gamma": self.gamma.tolist(),
+            "jumps": self.jumps,
+            "sigma_windows": self.sigma_windows,
         }
         return json.dumps(data)
 
@@ -78,6 +91,10 @@ class Profile:
             sensitivity=np.asarray(data["sensitivity"]),
             calibration={name: Calibration.parse(c) for name, c in data["calibration"].items()},
             fit=data["fit"],
+            curve=np.asarray(data.get("curve", [])),
+            gamma=np.asarray(data.get("gamma", [])),
+            jumps=tuple(data.get("jumps", ())),
+            sigma_windows=tuple((low, high) for low, high in data.get("sigma_windows", ())),
         )
 
 
@@ -90,6 +107,7 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
         sensitivity_cases: of these, how many are drawn once more for every step.
     """
     grams, changes, readings = [], [], []
+    curves, gammas = [], []
     latent_shape: tuple[int, ...] = ()
     for batch in runner.batches(cases):
         with record_residuals(runner) as recorded:
@@ -100,10 +118,13 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
         grams.append((flat @ flat.transpose(1, 2)).numpy())
         delta = (stacked[1:] - stacked[:-1]).abs().flatten(2).mean(2)
         changes.append((delta / stacked[:-1].abs().flatten(2).mean(2)).double().numpy())
+        curves.append(delta.double().numpy())
+        gammas.append(_growth(stacked).double().numpy())
     gram = np.concatenate(grams)
     change = np.concatenate(changes, axis=1)  # [steps - 1, rows]
     signals = {name: np.concatenate([r[name] for r in readings], axis=1) for name in readings[0]}
-    calibration, fit = _calibrate(signals, change)
+    curve, gamma = (np.concatenate(parts, axis=1).mean(1) for parts in (curves, gammas))
+    calibration, fit = _calibrate(signals, change, gamma)
     model = LiveModel(runner.pipe.transformer)
     signature = describe_model(
         model.adapter.family,
@@ -114,7 +135,17 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
         runner.spec.guidance_scale,
     )
     sensitivity = _sensitivity(runner, tuple(cases)[:sensitivity_cases], gram)
-    return Profile(signature, gram, change.mean(1), sensitivity, calibration, fit)
+    found = jumps(curve)
+    windows = sigma_windows(found, signature.sigmas)
+    return Profile(
+        signature, gram, change.mean(1), sensitivity, calibration, fit, curve, gamma, found, windows
+    )
+
+
+def _growth(residuals: Tensor) -> Tensor:
+    """MagCache's gamma (arXiv:2506.09045). Shapes: [steps, rows, tokens, dim] -> [steps - 1, rows]."""
+    lengths = torch.linalg.vector_norm(residuals, dim=3)
+    return (lengths[1:] / lengths[:-1].clamp_min(1e-12)).mean(2)
 
 
 class Recorded:
@@ -159,7 +190,7 @@ def _readings(runner: PipelineRunner, batch: Sequence[Case]) -> dict[str, NDArra
     """Draw a batch uncached with all signals measured: signal -> [steps - 1, rows], NaN where undefined."""
     policy = Policy.parse(
         {
-            "controller": {"kind": "dual-threshold", "critical": 0.0, "polish": []},
+            "controller": {"kind": "dual-threshold", "critical": 0.0, "cooldown": 0, "polish": []},
             "indicator": {"signals": dict.fromkeys(MEASURED, 1.0)},
         }
     )
@@ -173,9 +204,9 @@ def _readings(runner: PipelineRunner, batch: Sequence[Case]) -> dict[str, NDArra
 
 
 def _calibrate(
-    signals: dict[str, NDArray[np.float64]], change: NDArray[np.float64]
+    signals: dict[str, NDArray[np.float64]], change: NDArray[np.float64], gamma: NDArray[np.float64]
 ) -> tuple[dict[str, Calibration], dict[str, float]]:
-    """Fit a monotone map from each signal to the residual's change; and the step table."""
+    """Fit a monotone map from each signal to the residual's change; and the two tables."""
     from scipy.stats import spearmanr
     from sklearn.isotonic import IsotonicRegression
 
@@ -183,10 +214,10 @@ def _calibrate(
     for name, values in signals.items():
         known = np.isfinite(values)
         x, y = values[known], change[known]
+        if len(np.unique(x)) < 2:
+            continue
         fitted = IsotonicRegression(out_of_bounds="clip").fit(x, y)
         points = np.unique(np.quantile(x, np.linspace(0, 1, CALIBRATION_POINTS)))
-        if len(points) < 2:
-            continue
         calibration[name] = Calibration(
             x=tuple(float(p) for p in points), y=tuple(float(v) for v in fitted.predict(points))
         )
@@ -196,7 +227,10 @@ def _calibrate(
     progress = tuple(round(s / (steps - 1), 6) for s in range(steps))
     table = (float(curve[0]), *map(float, curve))
     calibration["step_table"] = Calibration(x=progress, y=tuple(round(v * steps, 6) for v in table))
-    fit["step_table"] = float(spearmanr(np.repeat(curve, change.shape[1]), change.ravel()).statistic)
+    size = np.concatenate([[1.0], np.cumprod(gamma)])
+    calibration["gamma"] = Calibration(x=progress, y=tuple(round(float(v), 6) for v in size))
+    for name, grown in (("step_table", curve), ("gamma", np.abs(1 - gamma))):
+        fit[name] = float(spearmanr(np.repeat(grown, change.shape[1]), change.ravel()).statistic)
     return calibration, fit
 
 

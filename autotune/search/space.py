@@ -16,7 +16,7 @@ from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.document import Document, describe
-from xslim.policy.policy import Indicator, Pattern, Policy, Predictor
+from xslim.policy.policy import TABLE_SIGNALS, Indicator, Pattern, Policy, Predictor
 from xslim.policy.preset import load_preset
 
 SCHEMA_VERSION = 1
@@ -288,8 +288,10 @@ def _calibrate(data: dict[str, Any], calibration: Mapping[str, Calibration]) -> 
             name: calibration[name].to_data() for name, w in signals.items() if w > 0 and name in calibration
         }
         _put(data, "indicator.calibration", used)
-    elif "step_table" in signals:
-        _put(data, "indicator.calibration.step_table", FLAT_TABLE)
+        return
+    for name in TABLE_SIGNALS:
+        if name in signals:
+            _put(data, f"indicator.calibration.{name}", FLAT_TABLE)
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.policy.strategies import dual_threshold, patterns, policies
 from xslim import Policy
+from xslim.errors import ConfigError
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, Decision, StepInfo
+from xslim.policy.policy import Relief
+from xslim.policy.schedule import compile_static
 
 SIGNAL = "modulated_input"
 # multiples of 1/64 add without rounding, so that comparisons of sums are exact
@@ -220,3 +224,96 @@ def test_pattern_semantics(steps: str, beyond: int) -> None:
 @given(simples, readings)
 def test_deciding_is_pure(policy: Policy, values: list[float]) -> None:
     assert run(policy, values) == run(policy, values)
+
+
+@given(simples, readings, st.floats(0, 1), st.floats(0, 1))
+def test_a_refresh_relieves(policy: Policy, values: list[float], block: float, token: float) -> None:
+    rule = policy.controller.model_copy(update={"relief": Relief(block=block, token=token)})
+    err = 0.0
+    for value, decision in zip(
+        values, run(policy.model_copy(update={"controller": rule}), values), strict=True
+    ):
+        if decision.action in (Action.BLOCK, Action.TOKEN):
+            share = block if decision.action is Action.BLOCK else token
+            assert decision.err <= err + value
+            assert decision.err == (err + value) * (1 - share)
+        err = decision.err
+
+
+# tables
+
+
+def by_table(name: str, x: list[float], y: list[float], **controller: object) -> Policy:
+    return Policy(
+        controller={"kind": "dual-threshold", "critical": 1e9, "warmup": 1, "cooldown": 0, "polish": [],
+                    "max_consecutive_skips": None, **controller},
+        indicator={"signals": {name: 1.0}, "calibration": {name: {"x": x, "y": y}}},
+    )  # fmt: skip
+
+
+@given(st.lists(st.floats(0.5, 2.0), min_size=2, max_size=30), st.floats(0.01, 3))
+def test_gamma_adds_up_how_far_the_size_has_moved(gammas: list[float], critical: float) -> None:
+    """MagCache's rule: E grows by |1 - product of the gammas since the last full step|."""
+    steps = len(gammas) + 1
+    sizes = [math.prod(gammas[:i]) for i in range(steps)]
+    policy = by_table("gamma", [i / gammas.__len__() for i in range(steps)], sizes, critical=critical)
+    product, err = 1.0, 0.0
+    for gamma, decision in zip(gammas, run(policy, [0.0] * steps)[1:], strict=True):
+        product *= gamma
+        err += abs(1 - product)
+        if math.isclose(err, critical, rel_tol=1e-6):
+            return  # rounding decides
+        assert decision.action is (Action.FULL if err >= critical else Action.SKIP)
+        if decision.action is Action.FULL:
+            product, err = 1.0, 0.0
+        assert math.isclose(decision.err, err, rel_tol=1e-6, abs_tol=1e-9)
+
+
+def test_a_constant_size_skips_up_to_the_cap() -> None:
+    """P8."""
+    policy = by_table("gamma", [0.0, 1.0], [1.0, 1.0], max_consecutive_skips=5)
+    assert letters(run(policy, [0.0] * 13)) == "F.....F.....F"
+
+
+def test_a_table_of_sizes_serves_any_number_of_steps() -> None:
+    """Skipping from the first step to the last ends at the same product of gammas."""
+    for steps in (10, 50):
+        before, last = run(by_table("gamma", [0.0, 1.0], [1.0, 0.5]), [0.0] * steps)[-2:]
+        assert math.isclose(last.err - before.err, 0.5)
+
+
+@given(st.sampled_from(["step_table", "gamma"]))
+def test_a_table_signal_needs_its_table(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"needs its table; run `autotune profile`") as caught:
+        Policy(controller={"kind": "dual-threshold", "critical": 1.0}, indicator={"signals": {name: 1.0}})
+    assert caught.value.key == f"indicator.calibration.{name}"
+
+
+# patterns
+
+
+@pytest.mark.parametrize(("steps", "refresh"), [("BF", 0), ("..TF", 2), ("T", 0), (".B.", 1)])
+def test_a_refresh_needs_a_full_step_before_it(steps: str, refresh: int) -> None:
+    with pytest.raises(ConfigError, match=f"step {refresh} is '[BT]' before any full step") as caught:
+        Policy.from_pattern(steps)
+    assert caught.value.key == "controller.steps"
+    assert "\n" not in str(caught.value)
+
+
+@given(policies, patterns)
+def test_a_compiled_pattern_has_the_same_parts(policy: Policy, actions: str) -> None:
+    if policy.controller.kind == "table":
+        with pytest.raises(ConfigError, match="keep it"):
+            compile_static(policy, actions)
+        return
+    found = compile_static(policy.model_copy(update={"parity": None}), actions)
+    assert found.controller.steps == actions
+    for part in ("block", "token", "predictor", "guards"):
+        assert getattr(found, part) == getattr(policy, part)
+    assert found.signals == ()
+
+
+@given(simples, readings)
+def test_a_compiled_pattern_does_what_the_online_run_did(policy: Policy, values: list[float]) -> None:
+    actions = letters(run(policy, values))
+    assert letters(run(compile_static(policy, actions), values)) == actions

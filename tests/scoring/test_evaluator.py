@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from autotune.scoring.case import make_cases
 from autotune.scoring.evaluator import EvaluatorSpec, PipelineEvaluator
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import PSNR_CAP_DB
 from autotune.scoring.pipeline import PipelineRunner
-from autotune.scoring.profile import MEASURED, Profile, take_profile
+from autotune.scoring.profile import MEASURED, Profile, record_residuals, take_profile
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer
 from tests.scoring.conftest import SPEC, STEPS
 from xslim.errors import ConfigError
-from xslim.policy.policy import Policy, Predictor
+from xslim.policy.policy import SIGNALS, Policy, Predictor
 
 CASES = make_cases(range(10), 3, 0, 0)[0]
 FULL = Policy.from_pattern("F" * STEPS)
@@ -106,7 +107,7 @@ def test_changes_and_sensitivities_are_positive(profile: Profile) -> None:
 
 
 def test_calibrations_never_fall(profile: Profile) -> None:
-    assert set(profile.calibration) == {*MEASURED, "step_table"}
+    assert set(profile.calibration) == set(SIGNALS)
     for name in MEASURED:
         x, y = profile.calibration[name].x, profile.calibration[name].y
         assert len(x) == len(y)
@@ -117,6 +118,22 @@ def test_calibrations_never_fall(profile: Profile) -> None:
     table = profile.calibration["step_table"]
     assert (table.x[0], table.x[-1], len(table.x)) == (0.0, 1.0, STEPS)
     assert table.y[1:] == pytest.approx(profile.change * STEPS, abs=1e-6)
+    sizes = profile.calibration["gamma"]
+    assert sizes.x == table.x
+    assert np.diff(np.log(sizes.y)) == pytest.approx(np.log(profile.gamma), abs=1e-4)
+
+
+def test_the_step_curve_and_the_growth_are_those_of_the_residuals(
+    profile: Profile, runner: PipelineRunner
+) -> None:
+    with record_residuals(runner) as recorded:
+        runner.draw(CASES)
+    residuals = torch.stack(recorded.residuals).double()  # the runner draws all cases in one batch
+    curve = (residuals[1:] - residuals[:-1]).abs().mean(dim=(1, 2, 3))
+    assert profile.curve == pytest.approx(curve.numpy(), rel=1e-4)
+    lengths = residuals.norm(dim=3)
+    assert profile.gamma == pytest.approx((lengths[1:] / lengths[:-1]).mean(dim=(1, 2)).numpy(), rel=1e-4)
+    assert len(profile.sigma_windows) == len(profile.jumps)
 
 
 def test_the_signature_is_the_models(profile: Profile, runner: PipelineRunner) -> None:
@@ -133,7 +150,7 @@ def test_a_profile_survives_json(profile: Profile) -> None:
     assert again.signature == profile.signature
     assert again.calibration == profile.calibration
     assert again.fit == profile.fit
-    for name in ("gram", "change", "sensitivity"):
+    for name in ("gram", "change", "sensitivity", "curve", "gamma"):
         assert np.array_equal(getattr(again, name), getattr(profile, name))
     assert again.to_json() == profile.to_json()
 
