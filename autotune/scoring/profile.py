@@ -145,7 +145,8 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
 def _growth(residuals: Tensor) -> Tensor:
     """MagCache's gamma (arXiv:2506.09045). Shapes: [steps, rows, tokens, dim] -> [steps - 1, rows]."""
     lengths = torch.linalg.vector_norm(residuals, dim=3)
-    return (lengths[1:] / lengths[:-1].clamp_min(1e-12)).mean(2)
+    growth: Tensor = lengths[1:] / lengths[:-1].clamp_min(1e-12)
+    return growth.mean(2)
 
 
 class Recorded:

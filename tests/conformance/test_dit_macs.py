@@ -42,7 +42,7 @@ def test_live_model_counts_every_block(model: torch.nn.Module) -> None:
     assert [block.full for block in table.blocks] == [BLOCK] * LAYERS
     assert table.blocks[0].fixed == MODULATION
     assert table.blocks[0].at(N // 2) == MODULATION + (BLOCK - MODULATION) / 2
-    assert table.modulation == MODULATION
+    assert (table.modulation, table.embedding) == (MODULATION, EMBEDDER)
     assert table.outside == OUTSIDE
 
 
@@ -73,6 +73,8 @@ def test_signals_cost_what_they_read(model: torch.nn.Module) -> None:
     # steps: full, then no signal has a value or all skip, then the cool-down is full
     modulated = fraction(model, policy("modulated_input"), 4)
     assert modulated == pytest.approx((2 * TOTAL + 2 * OUTSIDE + 4 * MODULATION) / (4 * TOTAL))
+    embedded = fraction(model, policy("timestep_embedding"), 4)
+    assert embedded == pytest.approx((2 * TOTAL + 2 * OUTSIDE + 4 * EMBEDDER) / (4 * TOTAL))
     probed = fraction(model, policy("first_block"), 4)  # full steps use the probe as their first block
     assert probed == pytest.approx((2 * TOTAL + 2 * (OUTSIDE + BLOCK)) / (4 * TOTAL))
 

@@ -55,11 +55,13 @@ class MacsTable:
         total: the uncached call.
         blocks: one entry a block.
         modulation: the extra cost of measuring the modulated input.
+        embedding: the extra cost of measuring the embedding that modulates the first block.
     """
 
     total: float
     blocks: tuple[BlockMacs, ...]
     modulation: float
+    embedding: float
 
     @property
     def outside(self) -> float:

@@ -90,7 +90,8 @@ class LiveModel:
                 for build, i in {build: i for i, build in enumerate(builds)}.items()
             }
             modulation = count(lambda: bare.modulated(calls[0])) / rows
-        return MacsTable(total, tuple(costs[build] for build in builds), modulation)
+            embedding = count(lambda: bare.time_embedding(calls[0])) / rows
+        return MacsTable(total, tuple(costs[build] for build in builds), modulation, embedding)
 
 
 def _build(block: nn.Module) -> tuple[object, ...]:

@@ -38,6 +38,7 @@ class StepTask:
         keeps_residual: a later step may read the residual of this one.
         macs: cost of the call.
         bypass: the policy does not fit the request: every sample is full, nothing is kept.
+        checks_inputs: compare the input of every block before and after; waits for the device.
     """
 
     policy: Policy
@@ -46,6 +47,7 @@ class StepTask:
     keeps_residual: bool
     macs: MacsTable
     bypass: bool
+    checks_inputs: bool = False
 
 
 class Step:
@@ -59,13 +61,14 @@ class Step:
         self._input: Tensor | None = None
         self._image_tokens: int | None = None
         self._probe: tuple[Streams, KeyValue] | None = None
-        self._modulated = False
+        self._measured = 0.0  # MACs of a sample that measuring signals took
         self._tokens: Tensor | None = None  # chosen tokens of the T rows, [rows, chosen]
         self._blocks_run = 0.0
         self._fixed_blocks = isinstance(task.policy.controller, Table)
         self._authors = task.policy.parity == "authors"
         self.decisions: tuple[Decision, ...] = ()
         self.readings: tuple[dict[str, float], ...] = ()
+        self.overwritten: int | None = None  # a block that wrote into its own input
 
     def run_block(self, block: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Run one block for the samples and tokens that need it. Returns what the block would return."""
@@ -124,19 +127,23 @@ class Step:
         state = self._state
 
         def modulated() -> Tensor:
-            self._modulated = True
+            self._measured += self._task.macs.modulation
             return self._model.modulated(call)
 
         def probe() -> Tensor:
             self._probe = self._call(0, call, forward)
             return self._probe[0].image - call.streams.image
 
+        def embedding() -> Tensor:
+            self._measured += self._task.macs.embedding
+            return self._model.time_embedding(call)
+
         known = [len(times) for times in state.history.times] or [0] * state.rows
         features = Features(
             self._latent,
             modulated,
             probe,
-            lambda: self._model.time_embedding(call),
+            embedding,
             state.history.tensors(),
             known,
         )
@@ -169,6 +176,19 @@ class Step:
     # running
 
     def _call(self, block: int, call: BlockCall, forward: Forward) -> tuple[Streams, KeyValue]:
+        """Run a block; in the session's first call, see whether it leaves its input as it was."""
+        if not self._task.checks_inputs:
+            return self._noting(call, forward)
+        before = [None if part is None else part.clone() for part in call.streams]
+        done = self._noting(call, forward)
+        for old, new in zip(before, call.streams, strict=True):
+            if old is None or new is None:
+                continue
+            if not torch.allclose(old, new, rtol=0.0, atol=0.0, equal_nan=True):
+                self.overwritten = block
+        return done
+
+    def _noting(self, call: BlockCall, forward: Forward) -> tuple[Streams, KeyValue]:
         """Run a block, noting keys and values when a token refresh may follow."""
         if Action.TOKEN not in self._task.keeps:
             return call.unpack(call.run(forward)), ()
@@ -318,7 +338,7 @@ class Step:
         rows, table = self._state.rows, self._task.macs
         if self._task.bypass:
             return rows * table.total
-        extra = rows * table.modulation if self._modulated else 0.0
+        extra = rows * self._measured
         if self._probe is not None:  # samples that did not compute the first block anyway
             extra += (rows - len(self._plan.in_block(0)[0])) * table.blocks[0].full
         return rows * table.outside + self._blocks_run + extra
