@@ -135,7 +135,7 @@ def describe(preset: Preset) -> str:
     """A policy in one line."""
     policy = preset.policy
     predictor: str = policy.predictor.kind
-    if predictor != "hold":
+    if predictor in ("newton", "taylor"):
         predictor += f" {policy.predictor.order}"
     controller = policy.controller
     if controller.kind == "pattern":

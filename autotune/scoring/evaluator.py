@@ -120,7 +120,7 @@ class PipelineEvaluator:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in PAIRED}
         features, traces, fractions = [], [], []
         held, drawing, actions = 0, 0.0, ""
-        predictor = None if policy is None else policy.predictor
+        filled_by = None if policy is None else (policy.predictor, policy.corrector)
         for batch in self._runner.batches(cases):
             reference = self._store.images(batch)
             images = reference
@@ -149,7 +149,7 @@ class PipelineEvaluator:
             features=np.concatenate(features),
             compute_fraction=sum(f * n for f, n in fractions) / weights if weights else 1.0,
             actions=actions or "F" * self._runner.spec.num_steps,
-            trace_sha256=sha256(repr((traces, predictor)).encode()).hexdigest(),
+            trace_sha256=sha256(repr((traces, filled_by)).encode()).hexdigest(),
             held_bytes=held,
             wall_s=drawing,
         )

@@ -22,8 +22,8 @@ class Quality:
         features: [cases, d] of the metrics' network, for set metrics.
         compute_fraction: share of the uncached MACs that ran.
         actions: letters of the first sample, one a step.
-        trace_sha256: hash of all samples' letters, the MACs of every step and the predictor; equal hashes
-            did the same work, whatever the pictures.
+        trace_sha256: hash of all samples' letters, the MACs of every step, predictor and corrector; equal
+            hashes did the same work, whatever the pictures.
         held_bytes: most bytes of cached features held between two steps.
         wall_s: seconds that drawing took.
     """

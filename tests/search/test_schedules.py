@@ -7,12 +7,17 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+import torch
 
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.profile import Profile
 from autotune.search.schedules import Scheduler
-from xslim.policy.policy import Predictor
+from xslim.policy.decision import StepInfo
+from xslim.policy.policy import Policy, Predictor
 from xslim.policy.preset import ModelSignature
+from xslim.runtime.feature_cache import ResidualHistory
+from xslim.runtime.predictors import predict
+from xslim.runtime.rows import Rows
 
 STEPS = 9
 HOLD, NEWTON = Predictor(kind="hold"), Predictor(kind="newton", order=1)
@@ -61,6 +66,26 @@ def test_no_subset_is_better(predictor: Predictor, seed: int) -> None:
         assert len(chosen) == count
         assert error(profile, vectors, predictor, chosen) == pytest.approx(best, abs=1e-9)
         assert scheduler.cost(predictor, count) == pytest.approx(best, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["pade", "gamma"])
+def test_predictors_that_read_the_residuals_or_a_table_are_costed_as_they_are(kind: str) -> None:
+    """Against the runtime's own predictions, of one row: the planner knows inner products only."""
+    profile, vectors = random_profile(5, rows=1)
+    table = {"x": [0.0, 0.5, 1.0], "y": [1.0, 2.0, 0.5]}
+    policy = Policy.parse(
+        {"controller": {"kind": "interval", "every": 2}, "predictor": {"kind": kind, "gamma": table}}
+    )
+    computed = Scheduler(profile).computed_steps(policy.predictor, 4)
+    history, total = ResidualHistory(policy.history), 0.0
+    for step in range(STEPS):
+        true = torch.from_numpy(vectors[:, step, None])  # [1, 1 token, dim]
+        if step in computed:
+            history.push(true, float(step), Rows.of([True], true.device))
+        else:
+            guess = predict(policy, history, StepInfo(step, STEPS))
+            total += float((guess - true).square().sum()) * profile.sensitivity[step] ** 2
+    assert Scheduler(profile).cost(policy.predictor, 4) == pytest.approx(total, rel=1e-5)
 
 
 def test_more_steps_never_cost_more_when_held() -> None:
