@@ -1,22 +1,40 @@
-"""Fixtures of the conformance suites."""
+"""Fixtures of the conformance suites. One model a family serves a whole file: detaching leaves no trace."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.tiny import TINY, Tiny
+from tests.tiny import TINY, VARIANTS, Tiny
 from xslim.runtime.adapters import ADAPTERS
 from xslim.runtime.model import LiveModel
 
 
-@pytest.fixture(params=sorted(ADAPTERS))
+@pytest.fixture(params=sorted(ADAPTERS), scope="module")
 def tiny(request: pytest.FixtureRequest) -> Tiny:
-    """The tiny model of one adapter; a new adapter needs its entry in tests/tiny.py."""
+    """The tiny model of one adapter; a new adapter needs its entry in tests/tiny."""
     return TINY[request.param]
+
+
+@pytest.fixture(params=[*sorted(ADAPTERS), *VARIANTS], scope="module")
+def tiny_call(request: pytest.FixtureRequest) -> Tiny:
+    """As `tiny`, and the models that are called in more than one way."""
+    return {**TINY, **VARIANTS}[request.param]
+
+
+@pytest.fixture(scope="module")
+def model(tiny: Tiny) -> nn.Module:
+    """The model of `tiny`."""
+    return tiny.build()
+
+
+@pytest.fixture(scope="module")
+def called_model(tiny_call: Tiny) -> nn.Module:
+    """The model of `tiny_call`."""
+    return tiny_call.build()
 
 
 class StackProbe:
@@ -48,8 +66,10 @@ class BlockCounter:
 
     def __init__(self, modules: list[nn.Module]) -> None:
         self.rows = [0] * len(modules)
-        for index, module in enumerate(modules):
+        self.handles = [
             module.register_forward_pre_hook(self._count(index), with_kwargs=True)
+            for index, module in enumerate(modules)
+        ]
 
     def _count(self, index: int) -> Callable[..., None]:
         def count(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object]) -> None:
@@ -60,10 +80,30 @@ class BlockCounter:
 
 
 @pytest.fixture
-def stack_probe() -> type[StackProbe]:
-    return StackProbe
+def stack_probe() -> Iterator[Callable[[nn.Module], StackProbe]]:
+    """A probe of a model; its hooks go with the test."""
+    yield from _cleaned(StackProbe)
 
 
 @pytest.fixture
-def block_counter() -> type[BlockCounter]:
-    return BlockCounter
+def block_counter() -> Iterator[Callable[[list[nn.Module]], BlockCounter]]:
+    """A counter of attention modules; its hooks go with the test."""
+    yield from _cleaned(BlockCounter)
+
+
+def _cleaned(kind: Callable[..., StackProbe | BlockCounter]) -> Iterator[Callable[..., object]]:
+    made: list[StackProbe | BlockCounter] = []
+
+    def make(target: object) -> object:
+        made.append(kind(target))
+        return made[-1]
+
+    yield make
+    for probe in made:
+        for handle in probe.handles:
+            handle.remove()
+
+
+def fitting(model: nn.Module, pattern: str) -> str:
+    """A pattern that the model can follow: block refreshes where it has no token refreshes."""
+    return pattern if LiveModel(model).no_tokens is None else pattern.replace("T", "B")

@@ -11,7 +11,16 @@ from torch import Tensor, nn
 from xslim.runtime.model import LiveModel
 
 # parts of the names of parameters that make the embedding of time matter
-LOUD = (".norm1", ".norm.", "_mod.", "modulation", "scale_shift_table", "time_proj", "single.linear", "pos_freq")
+LOUD = (
+    ".norm1",
+    ".norm.",
+    "_mod.",
+    "modulation",
+    "scale_shift_table",
+    "time_proj",
+    "single.linear",
+    "pos_freq",
+)
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,7 @@ class Tiny:
 
     Attributes:
         transformer: its class name.
+        variant: a way to call it that is not the usual one.
         build: returns the seeded model.
         latent: returns the starting noise of a batch, [batch, ...].
         call: (model, latent, time from 1 down to 0) -> output, shaped as the latent.
@@ -33,6 +43,12 @@ class Tiny:
     call: Callable[[nn.Module, Tensor, float], Tensor]
     tokens: int
     attention: str = "attn"
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the transformer's class, and of the variant."""
+        return f"{self.transformer}-{self.variant}" if self.variant else self.transformer
 
     def attentions(self, model: nn.Module) -> list[nn.Module]:
         """The submodule `attention` of all blocks."""
@@ -45,8 +61,6 @@ def loud(model: nn.Module) -> nn.Module:
         if any(part in name for part in LOUD):
             nn.init.normal_(parameter, std=0.3)
     return model.eval()
-
-
 
 
 def text(batch: int, tokens: int, width: int) -> Tensor:

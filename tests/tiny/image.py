@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import torch
 from diffusers import (
     CogView4Transformer2DModel,
@@ -105,7 +108,7 @@ def call_cogview4(model: nn.Module, latent: Tensor, time: float) -> Tensor:
 
 
 def hunyuan_image(seed: int = 0, **changes: object) -> HunyuanImageTransformer2DModel:
-    """A HunyuanImage of 2 double and 2 single blocks, with both of its texts."""
+    """A HunyuanImage of 2 double and 2 single blocks."""
     torch.manual_seed(seed)
     config: dict[str, object] = {
         "in_channels": 4,
@@ -114,7 +117,6 @@ def hunyuan_image(seed: int = 0, **changes: object) -> HunyuanImageTransformer2D
         "num_single_layers": 2,
         "num_refiner_layers": 1,
         "text_embed_dim": 16,
-        "text_embed_2_dim": 8,
         "rope_axes_dim": (8, 8),
     }
     return loud(HunyuanImageTransformer2DModel(**HEADS, **{**config, **changes}))
@@ -122,13 +124,14 @@ def hunyuan_image(seed: int = 0, **changes: object) -> HunyuanImageTransformer2D
 
 def call_hunyuan_image(model: nn.Module, latent: Tensor, time: float) -> Tensor:
     rows = len(latent)
+    glyphs = model.config.text_embed_2_dim is not None  # a second text, for what to write in the picture
     return model(
         hidden_states=latent,
         timestep=times(latent, time, 1000),
         encoder_hidden_states=text_like(latent, 5, 16),
         encoder_attention_mask=mask(rows, 5, torch.long),
-        encoder_hidden_states_2=text_like(latent, 4, 8),
-        encoder_attention_mask_2=mask(rows, 4, torch.long),
+        encoder_hidden_states_2=text_like(latent, 4, 8) if glyphs else None,
+        encoder_attention_mask_2=mask(rows, 4, torch.long) if glyphs else None,
         return_dict=False,
     )[0]
 
@@ -161,4 +164,10 @@ TINIES = (
     Tiny("CogView4Transformer2DModel", cogview4, gaussian(4, 8, 8), call_cogview4, 16, "attn1"),
     Tiny("HunyuanImageTransformer2DModel", hunyuan_image, gaussian(4, 4, 4), call_hunyuan_image, 16),
     Tiny("ZImageTransformer2DModel", z_image, gaussian(4, 1, 8, 8), call_z_image, 64, "attention"),
+)
+
+VARIANTS = (
+    replace(TINIES[1], build=partial(qwen_image, zero_cond_t=True), variant="edit"),
+    replace(TINIES[0], build=partial(sd3, dual_attention_layers=(), qk_norm=None), variant="3.0"),
+    replace(TINIES[3], build=partial(hunyuan_image, text_embed_2_dim=8), variant="glyphs"),
 )

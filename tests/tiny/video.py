@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
+
 import torch
 from diffusers import (
     CogVideoXTransformer3DModel,
@@ -141,13 +144,15 @@ def mochi(seed: int = 0, **changes: object) -> MochiTransformer3DModel:
 
 
 def call_mochi(model: nn.Module, latent: Tensor, time: float) -> Tensor:
-    return model(
-        hidden_states=latent,
-        encoder_hidden_states=text_like(latent, 5, 16),
-        timestep=times(latent, 1 - time, 1000),
-        encoder_attention_mask=mask(len(latent), 5),
-        return_dict=False,
-    )[0]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="In CPU autocast")  # of the rotary tables
+        return model(
+            hidden_states=latent,
+            encoder_hidden_states=text_like(latent, 5, 16),
+            timestep=times(latent, 1 - time, 1000),
+            encoder_attention_mask=mask(len(latent), 5),
+            return_dict=False,
+        )[0]
 
 
 TINIES = (
@@ -158,4 +163,9 @@ TINIES = (
     Tiny("LTXVideoTransformer3DModel", ltx_video, gaussian(16, 4), call_ltx_video, 16, "attn1"),
     Tiny("CogVideoXTransformer3DModel", cogvideox, gaussian(2, 4, 4, 8), call_cogvideox, 16, "attn1"),
     Tiny("MochiTransformer3DModel", mochi, gaussian(4, 2, 4, 8), call_mochi, 16, "attn1"),
+)
+
+VARIANTS = (
+    replace(TINIES[1], call=call_wan_image_to_video, variant="image-to-video"),
+    replace(TINIES[2], call=call_ltx_image_to_video, variant="image-to-video"),
 )

@@ -53,7 +53,7 @@ class KeepKeysValues(TorchFunctionMode):
             return func(*args, **kwargs)
         given = {**dict(zip(_NAMES, args, strict=False)), **kwargs}
         key, value, mask = self.attend(kind, given["key"], given["value"], given.get("attn_mask"))
-        self.kept += (key, value)
+        self.kept += (_own(key), _own(value))
         rest = {name: item for name, item in kwargs.items() if name not in _NAMES}
         return func(given["query"], key, value, mask, *args[len(_NAMES) :], **rest)
 
@@ -62,6 +62,11 @@ class KeepKeysValues(TorchFunctionMode):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return the keys, values and mask that the call attends to."""
         return key, value, mask
+
+
+def _own(part: Tensor) -> Tensor:
+    """A tensor that keeps nothing else alive: fused projections give keys and values as slices of one."""
+    return part.clone() if part.untyped_storage().nbytes() > part.nbytes else part
 
 
 class RefreshKeysValues(KeepKeysValues):

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from xslim.errors import UnsupportedModelError
-from xslim.policy.decision import Action
 from xslim.runtime.adapters import ADAPTERS, BlockAdapter, Stack
 from xslim.runtime.calls import BlockCall, Call, parameter_names
 from xslim.runtime.macs import MacsTable, bare_copy, count, count_block, fake_arguments
@@ -43,11 +42,6 @@ class LiveModel:
     def no_tokens(self) -> str | None:
         """Why token refresh does not work on this model, or None."""
         return self.adapter.no_tokens(getattr(self.transformer, "config", {}))
-
-    @property
-    def never(self) -> frozenset[Action]:
-        """Actions that this model cannot take; a step that asks for one runs in full."""
-        return frozenset() if self.no_tokens is None else frozenset({Action.TOKEN})
 
     def root_call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
         """Name the arguments of a call of the transformer."""
