@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
 from functools import cache
 
 import pytest
@@ -12,15 +11,12 @@ import torch
 from diffusers import DiTPipeline
 
 import xslim
+from tests.runtime.failures import RequestFailureError, fail_between_steps
 from tests.tiny import TINY, dit, dit_pipeline, generate, noise, sample
 from xslim import Policy
 from xslim.runtime.session import Session
 
 DIT = TINY["DiTTransformer2DModel"]
-
-
-class RequestFailureError(Exception):
-    """What the tests raise inside a request."""
 
 
 @cache
@@ -29,69 +25,6 @@ def fresh(policy: str, steps: int, batch: int) -> torch.Tensor:
     pipe = dit_pipeline()
     with xslim.attach(pipe, Policy.parse(json.loads(policy)), num_steps=8):
         return generate(pipe, steps, batch)
-
-
-def test_the_second_image_is_cached_as_the_first(pipe: DiTPipeline, adaptive: Policy) -> None:
-    with xslim.attach(pipe, adaptive, num_steps=12) as session:
-        first = generate(pipe, 12, batch=2)
-        trace = session.trace
-        second = generate(pipe, 12, batch=2)
-    assert torch.equal(first, second)
-    assert session.trace.all_actions == trace.all_actions
-    assert set(trace.actions) > {"F", "."}
-    assert [r.actions for r in session.requests] == [trace.actions] * 2
-    assert [r.aborted for r in session.requests] == [False, False]
-
-
-def fail_in_block(pipe: DiTPipeline, step: int) -> Callable[[], None]:
-    calls = 0
-
-    def hook(*_: object) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == step + 1:
-            raise RequestFailureError
-
-    return pipe.transformer.transformer_blocks[3].register_forward_pre_hook(hook).remove
-
-
-def fail_between_steps(pipe: DiTPipeline, step: int) -> Callable[[], None]:
-    """A scheduler that raises after a step's transformer call."""
-    plain, calls = pipe.scheduler.step, 0
-
-    def raising(*args: object, **kwargs: object) -> object:
-        nonlocal calls
-        calls += 1
-        if calls == step + 1:
-            raise RequestFailureError
-        return plain(*args, **kwargs)
-
-    pipe.scheduler.step = raising
-    return lambda: pipe.scheduler.__dict__.pop("step")
-
-
-@pytest.mark.parametrize(("batch", "steps"), [(2, 8), (3, 8), (2, 5), (2, 13)])
-@pytest.mark.parametrize("at", [0, 3, 7])
-@pytest.mark.parametrize("fail", [fail_in_block, fail_between_steps])
-def test_an_abort_leaves_nothing(
-    mixed: Policy, fail: Callable[..., Callable[[], None]], at: int, batch: int, steps: int
-) -> None:
-    pipe = dit_pipeline()
-    with xslim.attach(pipe, mixed, num_steps=8) as session:
-        restore = fail(pipe, at)
-        with pytest.raises(RequestFailureError):
-            generate(pipe, 8, batch=2, seed=100)
-        restore()
-        if fail is fail_in_block:
-            assert session.held_bytes == 0
-        after = generate(pipe, steps, batch)
-    assert torch.equal(after, fresh(json.dumps(mixed.to_data()), steps, batch))
-    first, second = session.requests
-    assert first.steps == at + 1
-    ended_by_scheduler_after_last = fail is fail_between_steps and at == 7
-    assert first.aborted is not ended_by_scheduler_after_last
-    assert not second.aborted
-    assert second.steps == second.num_steps == steps
 
 
 def test_an_abort_leaves_nothing_of_an_adaptive_policy(adaptive: Policy) -> None:
@@ -246,55 +179,3 @@ def test_more_steps_than_the_policy_knows_raise_when_strict() -> None:
             DIT.call(model, start, 1 - step / 5)
         with pytest.raises(xslim.errors.RequestMismatchError, match="3 steps"):
             DIT.call(model, start, 0.1)
-
-
-def test_branches_are_told_apart_by_name_and_may_miss_steps() -> None:
-    """Two calls a step under diffusers' own context; the unconditional one is absent at some steps."""
-    from diffusers.hooks.hooks import CacheContext, _set_cache_context
-
-    model, start = dit(), noise(DIT, 1)
-    other = noise(DIT, 1, seed=5)
-    policy = Policy.from_pattern("F.F..F")
-    absent = (1, 2)
-
-    def outputs(branches: dict[str, torch.Tensor]) -> dict[tuple[str, int], torch.Tensor]:
-        found = {}
-        with xslim.attach(model, policy, num_steps=6) as session, torch.no_grad():
-            for step in range(6):
-                for name, latent in branches.items():
-                    if name == "uncond" and step in absent:
-                        continue
-                    _set_cache_context(model, CacheContext(name))
-                    found[name, step] = DIT.call(model, latent, 1 - step / 6)
-                    _set_cache_context(model, None)
-            assert session.held_bytes == 0
-            assert len(session.requests) == 1
-            assert session.trace.branches == tuple(branches)
-        return found
-
-    both = outputs({"cond": start, "uncond": other})
-    swapped = outputs({"cond": other, "uncond": start})
-    for step, expected in outputs({"cond": start}).items():
-        assert torch.equal(both[step], expected)  # whoever else is called, and however often
-    expected = outputs({"cond": start, "uncond": start})
-    assert all(torch.equal(swapped["uncond", s], expected["uncond", s]) for s in (0, 3, 4, 5))
-
-
-def test_a_branch_first_called_at_the_last_step_is_full() -> None:
-    from diffusers.hooks.hooks import CacheContext, _set_cache_context
-
-    model, start = dit(), noise(DIT, 1)
-    with torch.no_grad():
-        plain = DIT.call(model, start, 0.25)
-        with xslim.attach(model, Policy.from_pattern("F..."), num_steps=4) as session:
-            for step in range(4):
-                _set_cache_context(model, CacheContext("cond"))
-                DIT.call(model, start, 1 - step / 4)
-            _set_cache_context(model, CacheContext("uncond"))
-            late = DIT.call(model, start, 0.25)
-            _set_cache_context(model, None)
-            assert session.held_bytes == 0
-    assert torch.equal(late, plain)
-    assert session.trace.all_actions == ("F...", "F")
-    assert len(session.requests) == 1
-    assert session.requests[0].mismatch is None

@@ -81,20 +81,6 @@ def test_only_the_samples_that_need_it_are_computed() -> None:
     assert any(len(set(record.actions)) > 1 for record in session.trace.records)
 
 
-def test_guidance_in_one_call(pipe: DiTPipeline, adaptive: Policy) -> None:
-    """DiT's pipeline calls conditional and unconditional rows in one batch."""
-    with xslim.attach(pipe, adaptive, num_steps=STEPS) as session:
-        generate(pipe, STEPS, batch=2, guidance=4.0)
-    assert session.trace.branches == ("default",)
-    assert [len(r.decisions) for r in session.trace.records] == [4] * STEPS
-    assert len(session.requests) == 1
-    assert session.held_bytes == 0
-    assert session.trace.compute_fraction < 1.0
-    with xslim.attach(pipe, Policy.from_pattern("F" * STEPS), num_steps=STEPS):
-        full = generate(pipe, STEPS, batch=2, guidance=4.0)
-    assert torch.equal(full, generate(pipe, STEPS, batch=2, guidance=4.0))
-
-
 STATIC = Policy.from_pattern("FFF." + "." * 12, predictor={"kind": "newton", "order": 2})
 
 

@@ -14,6 +14,7 @@ from xslim.runtime.hooks import foreign_cache
 from xslim.runtime.model import LiveModel
 from xslim.runtime.request import Request
 from xslim.runtime.signature import SIGMA_TOLERANCE, describe_model, model_mismatch
+from xslim.runtime.step import Step
 
 log = logging.getLogger("xslim.runtime.session")
 
@@ -32,6 +33,8 @@ class Fit:
         self._preset = preset
         self._strict = strict
         self._warned: set[str] = set()
+        self._overwrites: str | None = None
+        self.inputs_checked = False  # whether a call has shown that the blocks leave their inputs alone
 
     def check_mode(self) -> None:
         """Raise an AttachError for a model that is being trained."""
@@ -47,8 +50,8 @@ class Fit:
         other = foreign_cache(transformer)
         if other is not None:
             return other
-        if self._preset is None:
-            return None
+        if self._preset is None or self._overwrites is not None:
+            return self._overwrites
         family = self._model.adapter.family
         live = describe_model(family, transformer, scheduler, num_steps, latent.shape)
         return model_mismatch(self._preset.model, live)
@@ -70,6 +73,16 @@ class Fit:
         return (
             f"timestep of step {request.step} is {arrival.time.value:g}, the preset was made for {wanted:g}"
         )
+
+    def after_call(self, step: Step) -> str | None:
+        """Why nothing that a call computed may be reused, or None."""
+        self.inputs_checked = True
+        if step.overwritten is not None:
+            self._overwrites = (
+                f"block {step.overwritten} writes into its own input, so that what the blocks add cannot be "
+                "told; use kernels that are not in place"
+            )
+        return self._overwrites
 
     def report(self, reason: str) -> None:
         """Warn, once a reason; or raise a RequestMismatchError when strict."""

@@ -14,7 +14,7 @@ from xslim.runtime.model import LiveModel
 
 HOOK_NAME = "xslim"
 # Compiled blocks keep the graphs that they have without us: our own frames are not traced, what they call is.
-trace_rules.add("xslim")  # type: ignore[no-untyped-call]
+trace_rules.add("xslim")
 
 
 class Listener(Protocol):

@@ -187,25 +187,25 @@ class Session:
         self._request = request
         request.enter(arrival, place)
         if request.mismatch is None:
-            reason = self._fit.at_call(request, arrival)
-            if reason is not None:
-                request.refuse(reason)
-                self._fit.report(reason)
+            self._refuse(request, self._fit.at_call(request, arrival))
         rows = arrival.latent.shape[0]
         table = self._table(arrival.shape.dtype, rows, args, kwargs)
         state = request.branch(place.branch, rows)
         task = StepTask(
             request.policy,
             StepInfo(request.step, request.num_steps, request.sigma, place.branch),
-            request.keeps(request.step) - self._model.never,
+            request.keeps(request.step),
             request.keeps_residual(request.step),
             table,
             bypass=request.mismatch is not None,
+            checks_inputs=not self._fit.inputs_checked,
         )
         step = self._step = Step(self._model, state, task, arrival.latent)
         output = forward(*args, **kwargs)
         step.observe(stacked(output[0] if isinstance(output, tuple) else output.sample))
         self._note(request, step, place.branch, rows * table.total)
+        if not task.bypass:
+            self._refuse(request, self._fit.after_call(step))
         if request.complete and not request.reopened:
             self._end(aborted=False)
         return output
@@ -249,6 +249,11 @@ class Session:
         return Request(
             policy, num_steps, mismatch, table, arrival.time, arrival.shape, arrival.thread, rising
         )
+
+    def _refuse(self, request: Request, reason: str | None) -> None:
+        if reason is not None:
+            request.refuse(reason)
+            self._fit.report(reason)
 
     def _note(self, request: Request, step: Step, branch: str, full: float) -> None:
         record = StepRecord(request.step, branch, step.decisions, step.readings, step.macs, full)
