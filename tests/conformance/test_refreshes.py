@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 
 import xslim
 from tests.conformance.conftest import fitting
-from tests.tiny import Tiny, noise, sample
+from tests.tiny import TINY, Tiny, noise, sample
+from tests.tiny.image import call_sd3
 from xslim import Policy
 from xslim.errors import UnsupportedModelError
 from xslim.runtime.calls import Streams
@@ -130,6 +134,30 @@ def test_token_refresh_with_unchanged_inputs_equals_full(
     assert changed.sum(1).tolist() == [changed.shape[1] // 2] * 2
     full, refresh = (record.macs for record in session.trace.records[1:])
     assert refresh < full
+
+
+def test_a_block_that_a_call_leaves_out_is_neither_run_nor_counted() -> None:
+    """Skip-layer guidance calls the transformer without some blocks."""
+    tiny = replace(TINY["SD3Transformer2DModel"], call=partial(call_sd3, skip_layers=[1]))
+    model, start = tiny.build(), noise(tiny, 2)
+    whole = LiveModel(model).count_macs(2, (start,), {**_sd3_conditioning(), "skip_layers": None})
+    plain = sample(tiny, model, 4, start)
+    with xslim.attach(model, Policy.from_pattern("FFFF"), num_steps=4) as session:
+        assert torch.equal(sample(tiny, model, 4, start), plain)
+    assert session.trace.compute_fraction == 1.0
+    assert session.trace.records[0].full_macs == 2 * (whole.total - whole.blocks[1].full)
+    policy = Policy.from_pattern("F.B.", block_threshold=1e9, start_block=0)
+    with xslim.attach(model, policy, num_steps=4) as session:
+        assert torch.isfinite(sample(tiny, model, 4, start)).all()
+    assert session.trace.actions == "F.B."
+
+
+def _sd3_conditioning() -> dict[str, torch.Tensor]:
+    return {
+        "encoder_hidden_states": torch.zeros(2, 5, 16),
+        "pooled_projections": torch.zeros(2, 8),
+        "timestep": torch.zeros(2),
+    }
 
 
 def test_a_policy_with_token_refreshes_is_refused_where_they_do_not_work(

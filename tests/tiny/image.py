@@ -39,12 +39,13 @@ def sd3(seed: int = 0, **changes: object) -> SD3Transformer2DModel:
     return loud(SD3Transformer2DModel(**HEADS, **{**config, **changes}))
 
 
-def call_sd3(model: nn.Module, latent: Tensor, time: float) -> Tensor:
+def call_sd3(model: nn.Module, latent: Tensor, time: float, skip_layers: list[int] | None = None) -> Tensor:
     return model(
         hidden_states=latent,
         encoder_hidden_states=text_like(latent, 5, 16),
         pooled_projections=text_like(latent, 1, 8)[:, 0],
         timestep=times(latent, time, 1000),
+        skip_layers=skip_layers,
         return_dict=False,
     )[0]
 

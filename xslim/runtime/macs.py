@@ -47,6 +47,9 @@ class BlockMacs:
         return self.at(self.tokens)
 
 
+LEFT_OUT = BlockMacs(0.0, 0.0, 0)  # a block that a call does not run, as in skip-layer guidance
+
+
 @dataclass(frozen=True, slots=True)
 class MacsTable:
     """MACs of one call, per sample.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from xslim.errors import UnsupportedModelError
 from xslim.runtime.adapters import ADAPTERS, BlockAdapter, Stack
 from xslim.runtime.calls import BlockCall, Call, parameter_names
-from xslim.runtime.macs import MacsTable, bare_copy, count, count_block, fake_arguments
+from xslim.runtime.macs import LEFT_OUT, MacsTable, bare_copy, count, count_block, fake_arguments
 
 
 class LiveModel:
@@ -81,11 +81,12 @@ class LiveModel:
             tokens = self.no_tokens is None
             costs = {
                 build: count_block(bare.blocks[i].forward, calls[i], tokens)
-                for build, i in {build: i for i, build in enumerate(builds)}.items()
+                for build, i in {builds[i]: i for i in calls}.items()
             }
+            blocks = tuple(costs[build] if i in calls else LEFT_OUT for i, build in enumerate(builds))
             modulation = count(lambda: bare.modulated(calls[0])) / rows
             embedding = count(lambda: bare.time_embedding(calls[0])) / rows
-        return MacsTable(total, tuple(costs[build] for build in builds), modulation, embedding)
+        return MacsTable(total, blocks, modulation, embedding)
 
 
 def _build(block: nn.Module) -> tuple[object, ...]:

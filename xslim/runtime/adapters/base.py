@@ -156,7 +156,7 @@ def passed(argument: str) -> Feature:
 
 
 def ada_norm_with_text(path: str) -> Feature:
-    """The modulated input of blocks whose norm takes image, text and embedding, and returns the image first."""
+    """The modulated input of blocks whose norm takes image, text and embedding; the image comes first."""
 
     def modulated(block: nn.Module, arguments: Arguments) -> Tensor:
         norm = block.get_submodule(path)

@@ -41,4 +41,5 @@ HUNYUAN_VIDEO = BlockAdapter(
     modulated=ada_norm("norm1"),
     time_embedding=passed("temb"),
     no_tokens=_no_tokens,
+    remark="no token refreshes in image-to-video by token replacement",
 )

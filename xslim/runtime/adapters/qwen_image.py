@@ -18,8 +18,8 @@ def modulated(block: nn.Module, arguments: Arguments) -> Tensor:
     shift, scale = block.get_submodule("img_mod")(arguments.tensor("temb"))[:, None].chunk(6, dim=-1)[:2]
     if isinstance(index, Tensor):
         shift, scale = (torch.where(index[..., None] == 0, *part.chunk(2)) for part in (shift, scale))
-    normed: Tensor = block.get_submodule("img_norm1")(hidden)
-    return normed * (1 + scale) + shift
+    result: Tensor = block.get_submodule("img_norm1")(hidden) * (1 + scale) + shift
+    return result
 
 
 def time_embedding(block: nn.Module, arguments: Arguments) -> Tensor:

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (arXiv:2403.03206), diffusers' SD3Transformer2DModel. Text stands after the image.
+"""Stable Diffusion 3 and 3.5 (arXiv:2403.03206), diffusers' SD3Transformer2DModel. Text follows the image.
 
 Blocks of 3.5 have a second attention over the image alone; the last block returns no text.
 """
@@ -22,5 +22,4 @@ SD3 = BlockAdapter(
     ),
     modulated=ada_norm("norm1"),
     time_embedding=passed("temb"),
-    remark="not with skip-layer guidance",
 )

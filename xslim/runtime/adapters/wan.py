@@ -8,7 +8,7 @@ from xslim.runtime.adapters.base import Arguments, BlockAdapter, Rotary, Stack, 
 
 
 def modulated(block: nn.Module, arguments: Arguments) -> Tensor:
-    """Input of the first block after its norm, computed in 32 bits as the block does; [batch, tokens, dim]."""
+    """Input of the first block after its norm, in 32 bits as in the block; shape [batch, tokens, dim]."""
     hidden = arguments.tensor("hidden_states")
     shift, scale = shift_and_scale(block, arguments.tensor("temb").float())
     normed: Tensor = block.get_submodule("norm1")(hidden.float())
@@ -30,5 +30,5 @@ WAN = BlockAdapter(
     ),
     modulated=modulated,
     time_embedding=passed("temb"),
-    remark="the second transformer of Wan 2.2 A14B is a model of its own: attach to each",
+    remark="of a pipeline with two transformers (Wan 2.2 A14B) the first is cached",
 )

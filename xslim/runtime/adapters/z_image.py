@@ -31,8 +31,8 @@ def modulated(block: nn.Module, arguments: Arguments) -> Tensor:
     if isinstance(mask, Tensor):
         clean = modulation(arguments.tensor("adaln_clean"))[:, None, : hidden.shape[-1]]
         scale = torch.where(mask[..., None] == 1, scale, clean)
-    normed: Tensor = block.get_submodule("attention_norm1")(hidden)
-    return normed * (1 + scale)
+    result: Tensor = block.get_submodule("attention_norm1")(hidden) * (1 + scale)
+    return result
 
 
 def time_embedding(block: nn.Module, arguments: Arguments) -> Tensor:
