@@ -21,6 +21,7 @@ from xslim.policy.schedule import remap
 from xslim.policy.summary import Totals, request_data, request_line
 from xslim.policy.trace import RequestSummary, StepRecord, Trace
 from xslim.runtime.arrival import Arrival
+from xslim.runtime.block_runner import StepTask
 from xslim.runtime.calls import stacked
 from xslim.runtime.feature_cache import held_bytes
 from xslim.runtime.fit import Fit
@@ -28,7 +29,7 @@ from xslim.runtime.hooks import Installation
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
 from xslim.runtime.request import Place, Request
-from xslim.runtime.step import Step, StepTask
+from xslim.runtime.step import Step
 from xslim.runtime.timetable import Timetable
 
 log = logging.getLogger(__name__)
