@@ -47,7 +47,7 @@ FAMILIES = pytest.mark.parametrize("family", PIPELINES)
 
 @FAMILIES
 def test_01_two_pipelines_and_an_untouched_third(family: str) -> None:
-    """Of two attached pipelines one is detached; the other, and one never attached, keep working, bit-exact."""
+    """One of two attached pipelines is detached; the other, and a third one, keep working, bit-exact."""
     build, run = PIPELINES[family]
     first, second, third = (build(seed) for seed in range(3))
     plain = [run(pipe, 8) for pipe in (first, second, third)]

@@ -6,9 +6,10 @@ import logging
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DiTPipeline, PNDMScheduler
+from diffusers import DDIMScheduler, DiTPipeline, FluxImg2ImgPipeline, PNDMScheduler
 
 import xslim
+from tests.pipelines import draw, flux_pipeline, picture
 from tests.tiny import TINY, dit, dit_pipeline, generate, noise, sample
 from xslim import Policy, Preset
 from xslim.errors import ConfigError, RequestMismatchError
@@ -162,3 +163,67 @@ def test_num_steps_must_agree_with_the_preset(pipe: DiTPipeline) -> None:
     with pytest.raises(ConfigError, match="made for 8 steps"):
         xslim.attach(pipe, preset, num_steps=20)
     xslim.attach(pipe, preset, num_steps=8).detach()
+
+
+def lora() -> object:
+    from peft import LoraConfig
+
+    return LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False)
+
+
+def test_adapters_loaded_and_unloaded_between_requests() -> None:
+    """Checked anew at every request: with the adapters it was made for the preset is applied, else not."""
+    pipe = flux_pipeline()
+    draw(pipe, STEPS)  # sets the timesteps
+    latent = (1, 16, 4)
+    bare = describe_model("flux", pipe.transformer, pipe.scheduler, STEPS, latent)
+    preset = Preset(name="test", model=bare, policy=Policy.from_pattern("F..F..F."))
+    styled = preset.model_copy(update={"model": bare.model_copy(update={"adapters": ("style",)})})
+    for made, fits in ((preset, (True, False, True, True)), (styled, (False, True, False, False))):
+        pipe = flux_pipeline()
+        with xslim.attach(pipe, made) as session:
+            draw(pipe, STEPS)
+            pipe.transformer.add_adapter(lora(), "style")
+            draw(pipe, STEPS)
+            pipe.transformer.disable_adapters()
+            draw(pipe, STEPS)
+            pipe.transformer.delete_adapters("style")
+            draw(pipe, STEPS)
+        assert tuple(r.mismatch is None for r in session.requests) == fits
+        assert all("adapters" in r.mismatch for r in session.requests if r.mismatch)
+        assert session.summary()["totals"]["mismatched"] == fits.count(False)
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("HunyuanVideoTransformer3DModel", (1, 4, 3, 4, 4)),  # frames
+        ("HunyuanVideoTransformer3DModel", (1, 4, 2, 4, 8)),
+        ("FluxTransformer2DModel", (1, 36, 4)),  # tokens of a sequence
+    ],
+)
+def test_frames_and_tokens_are_part_of_the_size(name: str, size: tuple[int, ...]) -> None:
+    tiny = TINY[name]
+    model = tiny.build()
+    signature = describe_model("any", model, None, STEPS, noise(tiny, 1).shape)
+    preset = Preset(name="test", model=signature, policy=Policy.from_pattern("F..F..F."))
+    with xslim.attach(model, preset) as session:
+        sample(tiny, model, STEPS, noise(tiny, 2))
+        sample(tiny, model, STEPS, torch.randn(size))
+    assert session.requests[0].mismatch is None
+    assert session.requests[1].mismatch is not None
+    assert any(word in session.requests[1].mismatch for word in ("width", "latent_shape"))
+    assert set(session.trace.actions) == {"F"}
+
+
+def test_a_preset_in_the_middle_of_its_schedule() -> None:
+    """Image to image: the timesteps are the preset's, from some step on."""
+    text = flux_pipeline()
+    draw(text, STEPS)
+    signature = describe_model("flux", text.transformer, text.scheduler, STEPS, (1, 16, 4))
+    preset = Preset(name="test", model=signature, policy=Policy.from_pattern("F..F..F."))
+    pipe = flux_pipeline(FluxImg2ImgPipeline, scheduler=text.scheduler)
+    with xslim.attach(pipe, preset, strict=True) as session:
+        draw(pipe, STEPS, image=picture(), strength=0.6)
+    assert session.trace.actions == "F..F."
+    assert session.requests[0].first_step == 3

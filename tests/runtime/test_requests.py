@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import gc
 import json
-from functools import cache
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from threading import Semaphore
 
 import pytest
 import torch
-from diffusers import DiTPipeline
+from diffusers import (
+    DiTPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    SchedulerMixin,
+)
 
 import xslim
+from tests.pipelines import draw, flux_pipeline
 from tests.runtime.failures import RequestFailureError, fail_between_steps
 from tests.tiny import TINY, dit, dit_pipeline, generate, noise, sample
 from xslim import Policy
+from xslim.runtime.model import LiveModel
 from xslim.runtime.session import Session
 
 DIT = TINY["DiTTransformer2DModel"]
@@ -179,3 +190,119 @@ def test_more_steps_than_the_policy_knows_raise_when_strict() -> None:
             DIT.call(model, start, 1 - step / 5)
         with pytest.raises(xslim.errors.RequestMismatchError, match="3 steps"):
             DIT.call(model, start, 0.1)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of diffusers, with numpy
+@pytest.mark.parametrize("build", [HeunDiscreteScheduler, partial(PNDMScheduler, skip_prk_steps=True)])
+def test_schedulers_that_list_a_timestep_twice(build: Callable[[], SchedulerMixin]) -> None:
+    """The second entry is a further step, not a new request."""
+    pipe = dit_pipeline()
+    pipe.scheduler = scheduler = build()
+    every = Policy(controller={"kind": "interval", "every": 2})
+    with xslim.attach(pipe, every, num_steps=6) as session:
+        for _ in range(2):
+            generate(pipe, 6)
+            assert session.held_bytes == 0
+    listed = len(scheduler.timesteps)
+    assert listed > 6
+    assert [(r.steps, r.num_steps, r.aborted) for r in session.requests] == [(listed, listed, False)] * 2
+
+
+def test_timesteps_that_are_equal_in_16_bit() -> None:
+    """Neighbours round to one number; the scheduler's own list tells them apart."""
+    pipe = flux_pipeline(scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0))
+    pipe.transformer.to(torch.bfloat16)
+    every = Policy(controller={"kind": "interval", "every": 4})
+    with xslim.attach(pipe, every, num_steps=100) as session:
+        draw(pipe, 100)
+        rounded = {float(t.to(torch.bfloat16)) for t in pipe.scheduler.timesteps}
+    assert len(rounded) < 100
+    assert [(r.steps, r.aborted) for r in session.requests] == [(100, False)]
+    assert session.trace.actions == ("F" + "...F" * 25)[:100]
+
+
+def test_timesteps_that_rise() -> None:
+    """While noise falls; a fall begins a new request."""
+    tiny = TINY["MochiTransformer3DModel"]
+    model, start = tiny.build(), noise(tiny, 1)
+    assert LiveModel(model).adapter.timestep.rising
+    with xslim.attach(model, Policy.from_pattern("F.B."), num_steps=4) as session:
+        first = sample(tiny, model, 4, start)
+        with pytest.raises(RequestFailureError):
+            sample(tiny, model, 4, noise(tiny, 1, seed=4), before=stop_at(2))
+        assert torch.equal(sample(tiny, model, 4, start), first)
+    assert [(r.steps, r.aborted) for r in session.requests] == [(4, False), (2, True), (4, False)]
+
+
+def stop_at(last: int) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    def stop(step: int, x: torch.Tensor) -> torch.Tensor:
+        if step == last:
+            raise RequestFailureError
+        return x
+
+    return stop
+
+
+def in_threads(*tasks: Callable[[], torch.Tensor]) -> list[torch.Tensor]:
+    with ThreadPoolExecutor(len(tasks)) as pool:
+        return [future.result() for future in [pool.submit(task) for task in tasks]]
+
+
+def test_two_pipelines_in_two_threads(adaptive: Policy) -> None:
+    """Each has its own session, and gives what it gives alone."""
+    pipes = [dit_pipeline(seed) for seed in range(2)]
+    sessions = [xslim.attach(pipe, adaptive, num_steps=12) for pipe in pipes]
+    alone = [generate(pipe, 12) for pipe in pipes]
+    together = in_threads(*(partial(generate, pipe, 12) for pipe in pipes))
+    for session, expected, found in zip(sessions, alone, together, strict=True):
+        assert torch.equal(found, expected)
+        assert session.requests[0] == session.requests[1]
+        session.detach()
+
+
+def test_one_model_in_two_threads_that_take_turns(caplog: pytest.LogCaptureFixture) -> None:
+    """A call from another thread is never part of a request: all is full, right, and said once."""
+    model, starts = dit(), (noise(DIT, 1), noise(DIT, 1, seed=5))
+    plain = [sample(DIT, model, 6, start) for start in starts]
+    turns = (Semaphore(1), Semaphore(0))
+
+    def task(own: int) -> torch.Tensor:
+        def take_turn(step: int, x: torch.Tensor) -> torch.Tensor:
+            if step:
+                turns[1 - own].release()
+            turns[own].acquire()
+            return x
+
+        out = sample(DIT, model, 6, starts[own], before=take_turn)
+        turns[1 - own].release()
+        return out
+
+    with xslim.attach(model, Policy.from_pattern("F....."), num_steps=6) as session:
+        found = in_threads(partial(task, 0), partial(task, 1))
+    assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
+    assert {r.actions for r in session.requests} == {"F"}
+    assert len([r for r in caplog.records if "another thread" in r.getMessage()]) == 1
+
+
+def test_requests_may_come_from_one_thread_after_the_other(mixed: Policy) -> None:
+    """A server's pool of threads: each request is whole, in whatever thread it runs."""
+    pipe = dit_pipeline()
+    with xslim.attach(pipe, mixed, num_steps=8) as session:
+        expected = generate(pipe, 8)
+        for _ in range(3):
+            assert torch.equal(in_threads(partial(generate, pipe, 8))[0], expected)
+    assert [(r.actions, r.aborted) for r in session.requests] == [("FFB.FT.F", False)] * 4
+
+
+def test_a_pipeline_that_ends_early_frees_everything() -> None:
+    """It says so itself, when its transformer has a say; the steps that were left are no abort."""
+    pipe = flux_pipeline()
+
+    def interrupt(pipe: object, step: int, timestep: object, values: dict[str, object]) -> dict[str, object]:
+        pipe._interrupt = step == 3
+        return values
+
+    with xslim.attach(pipe, Policy.from_pattern("F......."), num_steps=8) as session:
+        draw(pipe, 8, callback_on_step_end=interrupt)
+        assert session.held_bytes == 0
+        assert [(r.actions, r.aborted) for r in session.requests] == [("F...", False)]
