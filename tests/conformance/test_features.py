@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -110,3 +112,19 @@ def test_lists_of_samples_are_stacked() -> None:
     assert stacked(a) is a
     with pytest.raises(TypeError, match="latent is a str"):
         stacked("x")
+
+
+def test_counting_before_the_first_call_leaves_nothing_behind(tiny_call: Tiny) -> None:
+    """Some models keep tables from their first call on; those of a count hold no numbers."""
+    used, fresh, start = tiny_call.build(), tiny_call.build(), noise(tiny_call, 2)
+    calls: list[tuple[object, object]] = []
+    handle = used.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    with torch.no_grad():
+        wanted = tiny_call.call(used, start, 0.7)
+        handle.remove()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="In CPU autocast")
+            LiveModel(fresh).count_macs(2, *calls[0])
+        assert torch.equal(tiny_call.call(fresh, start, 0.7), wanted)
