@@ -30,6 +30,7 @@ check: setup
 
 bench: setup
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for family in dit flux hunyuanvideo; do $(BIN)/python benchmarks/runtime.py --family $$family || exit 1; done
 
 # Searches and certifies anew, then replaces the shipped presets by what was found.
 presets: setup
