@@ -1,8 +1,9 @@
-"""Fixtures of the conformance suites. One model a family serves a whole file: detaching leaves no trace."""
+"""Fixtures of the conformance suites. One model a family serves all of them: detaching leaves no trace."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import pytest
 import torch
@@ -11,6 +12,12 @@ from torch import Tensor, nn
 from tests.tiny import TINY, VARIANTS, Tiny
 from xslim.runtime.adapters import ADAPTERS
 from xslim.runtime.model import LiveModel
+
+
+@cache
+def built(name: str) -> nn.Module:
+    """A tiny model; its cost is counted once for every shape."""
+    return {**TINY, **VARIANTS}[name].build()
 
 
 @pytest.fixture(params=sorted(ADAPTERS), scope="module")
@@ -28,13 +35,13 @@ def tiny_call(request: pytest.FixtureRequest) -> Tiny:
 @pytest.fixture(scope="module")
 def model(tiny: Tiny) -> nn.Module:
     """The model of `tiny`."""
-    return tiny.build()
+    return built(tiny.name)
 
 
 @pytest.fixture(scope="module")
 def called_model(tiny_call: Tiny) -> nn.Module:
     """The model of `tiny_call`."""
-    return tiny_call.build()
+    return built(tiny_call.name)
 
 
 class StackProbe:
