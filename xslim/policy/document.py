@@ -128,7 +128,11 @@ def _most_telling(errors: list[ErrorDetails]) -> ErrorDetails:
     """The first complaint; of a union's arms the one that went deepest, for it fitted best."""
     stem = errors[0]["loc"][:-1]
     arms = [error for error in errors if error["loc"][: len(stem)] == stem]
-    return max(arms, key=_depth)
+    best = max(arms, key=_depth)
+    if best["type"] == "missing":  # its misspelling, if there is one, tells more
+        beside = [e for e in arms if e["type"] == "extra_forbidden" and e["loc"][:-1] == best["loc"][:-1]]
+        return beside[0] if beside else best
+    return best
 
 
 def _depth(error: ErrorDetails) -> int:

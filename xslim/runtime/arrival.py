@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -52,38 +53,48 @@ class Time:
         return abs(self.value - timestep) <= self.tolerance
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Arrival:
     """One call.
 
     Attributes:
-        time: its timestep.
         latent: the latent as one tensor [batch, ...].
         given: the latent's tensors as they were passed.
         context: name under which the pipeline runs it, or None.
         conditioning: the tensors that tell guidance branches apart.
         thread: the thread that calls.
+        read_time: reads its timestep.
     """
 
-    time: Time
     latent: Tensor
     given: tuple[Tensor, ...]
     context: str | None
     conditioning: tuple[Tensor, ...]
     thread: int
+    read_time: Callable[[], Time]
 
     @classmethod
     def of(cls, call: Call, adapter: BlockAdapter, context: str | None) -> Arrival:
         """Read it off a call of the transformer."""
         latent = call.get(adapter.latent)
         return cls(
-            time=_time(call, adapter),
             latent=stacked(latent),
             given=_tensors(latent),
             context=context,
             conditioning=_tensors(call.get(adapter.conditioning)),
             thread=threading.get_ident(),
+            read_time=lambda: _time(call, adapter),
         )
+
+    @cached_property
+    def time(self) -> Time:
+        """Its timestep; the first reading waits for the device."""
+        return self.read_time()
+
+    @property
+    def time_was_read(self) -> bool:
+        """Whether the host knows the timestep already."""
+        return "time" in self.__dict__
 
     @property
     def shape(self) -> Shape:

@@ -65,14 +65,13 @@ class Fit:
         timesteps = None if self._preset is None else self._preset.model.timesteps
         if timesteps is None:
             return None
-        wanted = timesteps[request.step]
-        if arrival.time.near(wanted) or abs(arrival.time.value - wanted) <= SIGMA_TOLERANCE * max(
-            1.0, wanted
-        ):
+        wanted, listed = timesteps[request.step], request.listed_timestep
+        told = arrival.time.value if listed is None else listed
+        if abs(told - wanted) <= SIGMA_TOLERANCE * max(1.0, wanted):
             return None
-        return (
-            f"timestep of step {request.step} is {arrival.time.value:g}, the preset was made for {wanted:g}"
-        )
+        if listed is None and arrival.time.near(wanted):
+            return None
+        return f"timestep of step {request.step} is {told:g}, the preset was made for {wanted:g}"
 
     def after_call(self, step: Step) -> str | None:
         """Why nothing that a call computed may be reused, or None."""

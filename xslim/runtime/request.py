@@ -14,7 +14,7 @@ from xslim.policy.trace import RequestSummary, Trace
 from xslim.runtime.arrival import Arrival, Shape, Time
 from xslim.runtime.branch import BranchState
 from xslim.runtime.branches import Branches
-from xslim.runtime.timetable import Timetable
+from xslim.runtime.timetable import Clock, Timetable
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Request:
 
     def __post_init__(self) -> None:
         first = self.table.first(self.start)
-        self._listed = first is not None  # the calls' timesteps are the scheduler's
+        self.listed = first is not None  # the calls' timesteps are the scheduler's
         self.first_step = 0 if first is None else first
 
     # which calls belong to it
@@ -74,7 +74,7 @@ class Request:
         """Where its first call stands."""
         return Place(self.first_step, arrival.context or self.names.next_name)
 
-    def place(self, arrival: Arrival, stamp: object) -> Place | None:
+    def place(self, arrival: Arrival, clock: Clock) -> Place | None:
         """Where a call stands in this request; None when it begins another.
 
         The scheduler was not set anew, the thread, dtype, device and shape are the same, time does not run
@@ -82,12 +82,15 @@ class Request:
 
         Args:
             arrival: the call.
-            stamp: the scheduler's timesteps as an object, at this moment.
+            clock: the scheduler at this moment.
         """
-        if stamp is not self.table.stamp or arrival.thread != self.thread:
+        if clock.stamp is not self.table.stamp or arrival.thread != self.thread:
             return None
         if not self.shape.fits(arrival.shape):
             return None
+        counted = self._counted(arrival, clock)
+        if counted is not None:
+            return counted
         now = arrival.time.value == self.timestep
         name = arrival.context or self.names.find(arrival, self.seen if now else ())
         if name is None:
@@ -102,9 +105,24 @@ class Request:
         step = self._step_after(arrival.time, now)
         return None if step is None else Place(step, name)
 
+    def _counted(self, arrival: Arrival, clock: Clock) -> Place | None:
+        """Where a call stands by the scheduler's own count; None when that does not tell.
+
+        The count is believed when it fits what was seen: the present step in a branch that has not run yet,
+        or the step after it. Else the timestep is read, which waits for the device.
+        """
+        if not self.listed or clock.step is None or clock.step >= self.num_steps:
+            return None
+        now = clock.step == self.step
+        name = arrival.context or self.names.find(arrival, self.seen if now else ())
+        if name is None or self.shapes.get(name) != arrival.shape:
+            return None
+        fits = name not in self.seen if now else clock.step == self.step + 1
+        return Place(clock.step, name) if fits else None
+
     def _step_after(self, time: Time, now: bool) -> int | None:
         """The step of a call that is not part of the present one; None when it belongs to no later step."""
-        if self._listed:
+        if self.listed:
             later = self.table.after(self.step, time)
             if later is not None:
                 return later
@@ -116,13 +134,20 @@ class Request:
         """Note a call."""
         if place.step != self.step:
             self.step = place.step
-            self.timestep = arrival.time.value
+            listed = self.listed_timestep
+            self.timestep = arrival.time.value if listed is None or arrival.time_was_read else listed
             self.steps += 1
             self.expected, self.seen = frozenset(self.seen), set()
         self.seen.add(place.branch)
         self.shapes[place.branch] = arrival.shape
         if arrival.context is None:
             self.names.note(place.branch, arrival)
+
+    @property
+    def listed_timestep(self) -> float | None:
+        """The scheduler's timestep of the step in progress; None when its calls are told others."""
+        timesteps = self.table.timesteps
+        return timesteps[self.step] if self.listed and timesteps and self.step < len(timesteps) else None
 
     # what a step needs
 

@@ -30,7 +30,7 @@ from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
 from xslim.runtime.request import Place, Request
 from xslim.runtime.step import Step
-from xslim.runtime.timetable import Timetable
+from xslim.runtime.timetable import Clock, Timetable
 
 log = logging.getLogger(__name__)
 REQUESTS_KEPT = 100
@@ -217,9 +217,9 @@ class Session:
         A request that goes on after its last step (more steps than the policy was made for, or a branch
         that was not called before) is reopened, so that its further calls are not taken for a new one.
         """
-        stamp = getattr(self._scheduler(), "timesteps", None)
+        clock = Clock.of(self._scheduler())
         known = self._last if self._request is None else self._request
-        place = None if known is None else known.place(arrival, stamp)
+        place = None if known is None else known.place(arrival, clock)
         if known is not None and place is not None:
             if self._request is None:
                 known.reopened = True

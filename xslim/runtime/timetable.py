@@ -2,8 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from xslim.runtime.arrival import Time
 from xslim.runtime.signature import scheduler_sigmas, scheduler_timesteps
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """A scheduler at this moment, read without waiting for a device.
+
+    Attributes:
+        stamp: its timesteps as an object; pipelines set a new one for every request.
+        step: the step that it counts itself to be at; None before its first, and where it does not count.
+    """
+
+    stamp: object
+    step: int | None
+
+    @classmethod
+    def of(cls, scheduler: object | None) -> Clock:
+        """Read a scheduler."""
+        step = getattr(scheduler, "step_index", None)
+        return cls(getattr(scheduler, "timesteps", None), step if isinstance(step, int) else None)
 
 
 class Timetable:
