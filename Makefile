@@ -18,7 +18,7 @@ demo: setup
 	$(BIN)/python -m experiments.demo $(MODEL)
 
 test: setup check
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadgroup
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow

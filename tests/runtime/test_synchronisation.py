@@ -64,7 +64,7 @@ def pattern(steps: int) -> Policy:
 
 @pytest.mark.parametrize("guidance", [False, True])
 def test_a_static_pattern_reads_nothing_step_by_step(guidance: bool) -> None:
-    """The scheduler counts its steps on the host; `tolist` is the NaN guard, which a GPU does not wait for."""
+    """The scheduler counts its steps; `tolist` is the NaN guard, which a GPU does not wait for."""
     short, long = added(pattern(6), 6, guidance), added(pattern(18), 18, guidance)
     assert short["__float__"] > 0  # the first timestep of a request
     for name in {read.__name__ for read in READS} - {"tolist"}:

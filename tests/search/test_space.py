@@ -171,7 +171,7 @@ def test_a_space_at_fault_is_one_line_that_names_the_key(changes: dict[str, Any]
     ("data", "key"),
     [
         ({"families": {}}, "families"),
-        ({"familes": {}}, "families: missing"),
+        ({"familes": {}}, "familes: unknown key; did you mean 'families'"),
         ({"families": {"a": 3}}, "families.a"),
         ({**SPACE, "schema_version": 2}, "schema_version"),
         (merged(SPACE, {"families.online.seeds": 5}), "families.online.seeds"),
