@@ -228,3 +228,14 @@ def test_every_predictor_runs_on_every_model_and_leaves_full_steps_alone(tiny: T
             with torch.no_grad():
                 plain = tiny.call(model, entered[step], 1 - step / len(pattern))
             assert torch.equal(left[step], plain) == (action == "F"), (kind, step)
+
+
+def test_direction_stability_sees_a_straight_path_of_large_steps_in_fp16() -> None:
+    """Products of changes above 256 are beyond fp16."""
+    path = torch.linspace(1.0, 3.0, 3)[:, None, None, None] * torch.full((1, 2, TOKENS, DIM), 2000.0)
+    back = path[[0, 1, 0]]
+    for residuals, expected in ((path, 0.0), (back, 1.0)):
+        step = replace(features(0, slice(2)), residuals=tuple(residuals.half().flip(0)), known=(3, 3))
+        measured = INDICATORS["direction_stability"]().measure(step)
+        assert measured is not None
+        torch.testing.assert_close(measured.values, torch.full((2,), expected), rtol=0, atol=1e-3)

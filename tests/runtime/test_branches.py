@@ -10,7 +10,7 @@ from diffusers.hooks.hooks import CacheContext, _set_cache_context
 from torch import Tensor, nn
 
 import xslim
-from tests.pipelines import embeddings
+from tests.pipelines import embeddings, flux_pipeline
 from tests.tiny import TINY, dit, noise
 from tests.tiny.flux import flux
 from xslim import Policy
@@ -99,7 +99,7 @@ def test_two_calls_a_step(other: Prompt, rebuilt: bool, turns: bool) -> None:
 
 @pytest.mark.parametrize("absent", [(0, 1), (1, 2), (4, 5), (5,)])
 def test_guidance_intervals(absent: tuple[int, ...]) -> None:
-    """The second branch is absent at some steps: the first does not notice, the second loses nothing."""
+    """The second branch is absent at some steps: the first does not notice, the second starts afresh."""
 
     def calls(step: int) -> list[tuple[str, Prompt]]:
         return [("cond", COND)] if step in absent else [("cond", COND), ("uncond", UNCOND)]
@@ -111,9 +111,10 @@ def test_guidance_intervals(absent: tuple[int, ...]) -> None:
         assert torch.equal(found["cond", step], expected)
     present = [step for step in range(STEPS) if step not in absent]
     assert len(session.trace.actions_of("branch-2")) == len(present)
-    # its first call is full, wherever that is; then the pattern goes on
-    pattern = [PATTERN.controller.steps[step] for step in present]
-    assert session.trace.actions_of("branch-2") == "F" + "".join(pattern[1:])
+    # its first call, and the first after a gap, is full, wherever that is; then the pattern goes on
+    steps = PATTERN.controller.steps
+    expected = "".join(steps[step] if step - 1 in present else "F" for step in present)
+    assert session.trace.actions_of("branch-2") == expected
 
 
 def test_equal_conditionings_of_two_branches_are_two() -> None:
@@ -232,3 +233,58 @@ def test_a_branch_first_called_at_the_last_step_is_full() -> None:
     assert session.trace.all_actions == ("F...", "F")
     assert len(session.requests) == 1
     assert session.requests[0].mismatch is None
+
+
+GAPS = {
+    "pattern": Policy.from_pattern("FF.F.F"),
+    "full before the gap": Policy.from_pattern("F.FF.F"),
+    "newton": Policy.from_pattern("FFF.F.", predictor={"kind": "newton", "order": 1}),
+    "refreshes": Policy.from_pattern("FFBTFF", block_threshold=1e9, start_block=0),
+    "table": Policy(
+        controller={"kind": "table", "blocks": [[1] * 6, [1] * 6, [1, 0] * 3, [0] * 6, [1] * 6, [0] * 6]}
+    ),
+    "online": Policy(
+        controller={"kind": "dual-threshold", "critical": 0.8, "warmup": 3, "polish": ["block"]},
+        block={"budget": 0.5, "start_block": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize("policy", GAPS.values(), ids=GAPS)
+@pytest.mark.parametrize("gap", [(1,), (1, 2), (2,), (3,), (1, 3)])
+def test_after_a_gap_nothing_from_before_it_is_reused(policy: Policy, gap: tuple[int, ...]) -> None:
+    """What is kept is planned for branches that are called at every step."""
+    found, session = attached(
+        lambda step: [("cond", COND)] if step in gap else [("cond", COND), ("uncond", UNCOND)], policy
+    )
+    assert not session.requests[0].aborted
+    actions = dict(
+        zip([s for s in range(STEPS) if s not in gap], session.trace.actions_of("branch-2"), strict=True)
+    )
+    plain = run(flux(), lambda _: [("uncond", UNCOND)])
+    for step in actions:
+        if step - 1 in gap:
+            assert actions[step] == "F"
+        if actions[step] == "F":
+            assert torch.equal(found["uncond", step], plain["uncond", step])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_a_branch_that_begins_late_is_of_the_step_that_its_scheduler_counts(dtype: torch.dtype) -> None:
+    """In 16 bit neighbouring timesteps cannot be told apart by the value that the transformer is told."""
+    pipe, steps = flux_pipeline(), 40
+    pipe.to(dtype=dtype)
+    policy = Policy.from_pattern("F." * 20)
+    prompts = [tuple(part.to(dtype) for part in prompt) for prompt in (COND, UNCOND)]
+    with torch.no_grad(), xslim.attach(pipe, policy, num_steps=steps) as session:
+        pipe.scheduler.set_timesteps(steps)
+        latent = noise(FLUX, 1).to(dtype)
+        for step, time in enumerate(pipe.scheduler.timesteps):
+            told = float(time.to(dtype) / 1000)
+            outputs = [call(pipe.transformer, latent, prompt, told) for prompt in prompts[: 1 + (step >= 10)]]
+            latent = pipe.scheduler.step(outputs[0], time, latent, return_dict=False)[0]
+    assert len(session.requests) == 1
+    found: dict[str, list[int]] = {}
+    for record in session.trace.records:
+        found.setdefault(record.branch, []).append(record.step)
+    assert found == {"default": list(range(steps)), "branch-2": list(range(10, steps))}

@@ -100,6 +100,23 @@ def test_group_offloading(attach_first: bool) -> None:
     assert torch.equal(sample(tiny, model, 6, start), sample(tiny, tiny.build(), 6, start))
 
 
+@pytest.mark.parametrize(
+    ("policy", "group", "reason"),
+    [
+        (Policy(controller={"kind": "dual-threshold", "critical": 1.0, "polish": []}), 1, "modulated_input"),
+        (Policy.from_pattern("FFB.TF", **REPLAY_ALL), 2, "num_blocks_per_group=1"),
+    ],
+)
+def test_what_group_offloading_cannot_serve_runs_in_full(policy: Policy, group: int, reason: str) -> None:
+    model, start, cpu = FLUX.build(), noise(FLUX, 1), torch.device("cpu")
+    plain = sample(FLUX, model, 6, start)
+    model.enable_group_offload(cpu, cpu, offload_type="block_level", num_blocks_per_group=group)
+    with xslim.attach(model, policy, num_steps=6) as session:
+        assert torch.equal(sample(FLUX, model, 6, start), plain)
+    assert session.trace.actions == "FFFFFF"
+    assert reason in session.requests[0].mismatch
+
+
 @pytest.mark.gpu
 def test_model_offloading() -> None:
     from tests.tiny import dit_pipeline, generate

@@ -306,3 +306,37 @@ def test_a_pipeline_that_ends_early_frees_everything() -> None:
         draw(pipe, 8, callback_on_step_end=interrupt)
         assert session.held_bytes == 0
         assert [(r.actions, r.aborted) for r in session.requests] == [("F...", False)]
+
+
+@pytest.mark.parametrize("left_out", [0, -1])
+def test_a_call_without_its_first_or_last_block_turns_the_policy_off(left_out: int) -> None:
+    """Skip-layer guidance of SD3: reuse begins at the first block and ends at the last."""
+    from tests.tiny import TINY
+
+    tiny = TINY["SD3Transformer2DModel"]
+    model, start = tiny.build(), noise(tiny, 1)
+    skip = [left_out % len(model.transformer_blocks)]
+
+    def run(target: torch.nn.Module) -> torch.Tensor:
+        return sample(tiny, lambda **kwargs: target(**{**kwargs, "skip_layers": skip}), 4, start)
+
+    plain = run(model)
+    with xslim.attach(model, Policy.from_pattern("F..F"), num_steps=4) as session:
+        assert torch.equal(run(model), plain)
+    assert set(session.trace.actions) == {"F"}
+    assert "first or the last block" in session.requests[-1].mismatch
+
+
+def test_prompts_of_nearly_the_same_length_are_counted_once() -> None:
+    from tests.pipelines import embeddings, flux_pipeline
+    from xslim.runtime.session import _COUNTED
+
+    pipe = flux_pipeline()
+    with xslim.attach(pipe, Policy.from_pattern("F.F"), num_steps=3):
+        for tokens in range(33, 65):
+            embeds, pooled = embeddings(1, tokens)
+            pipe(
+                prompt_embeds=embeds, pooled_prompt_embeds=pooled, height=8, width=8,
+                num_inference_steps=3, output_type="latent",
+            )  # fmt: skip
+    assert len(_COUNTED[pipe.transformer]) <= 9

@@ -31,6 +31,16 @@ def actions_before_next_full(policy: Policy, step: int, num_steps: int) -> froze
     return frozenset(found)
 
 
+def refreshes_blocks(policy: Policy) -> bool:
+    """Whether a policy may run some blocks of a call and leave others out."""
+    controller = policy.controller
+    if isinstance(controller, DualThreshold):
+        return "block" in controller.polish
+    if isinstance(controller, Pattern):
+        return Action.BLOCK in controller.steps
+    return isinstance(controller, Table)
+
+
 def residual_is_read(policy: Policy, step: int, num_steps: int, history: int) -> bool:
     """Whether the residual of a computed step may be read by a later skip or token refresh.
 

@@ -96,10 +96,23 @@ class Arrival:
         """Whether the host knows the timestep already."""
         return "time" in self.__dict__
 
+    def cost_key(self, args: Any, kwargs: Any) -> tuple[object, ...]:
+        """What calls of equal cost have in common; prompts of nearly the same length count as equal."""
+        text = {tensor.shape[-2] for tensor in self.conditioning if tensor.dim() > 1}
+        shapes = (leaf.shape for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        rounded = (tuple(_rounded(n) if n in text else n for n in shape) for shape in shapes)
+        return (self.shape, *rounded)
+
     @property
     def shape(self) -> Shape:
         """Shape, dtype and device of the latent."""
         return Shape.of(self.latent)
+
+
+def _rounded(length: int) -> int:
+    """Round up to one of eight lengths per doubling."""
+    step = 1 << max(0, length.bit_length() - 4)
+    return -(-length // step) * step
 
 
 def _tensors(value: Any) -> tuple[Tensor, ...]:

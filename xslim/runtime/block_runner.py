@@ -93,7 +93,7 @@ class BlockRunner:
         if len(full):
             out = out.put(full, self._compute(block, call, forward, full, plan))
         if len(refresh) and tokens is not None:
-            out = out.put(refresh, self._refresh(block, call, forward, refresh, tokens))
+            out = out.put(refresh, self._refresh(block, call, forward, plan, tokens))
         return out
 
     def _call(self, block: int, call: BlockCall, forward: Forward) -> tuple[Streams, KeyValue]:
@@ -146,15 +146,15 @@ class BlockRunner:
             inside = Rows.of([row in full.members for row in rows.members], residual.image.device)
             self._state.residuals.record(block, residual.take(inside), full)
 
-    def _refresh(self, block: int, call: BlockCall, forward: Forward, rows: Rows, chosen: Tensor) -> Streams:
+    def _refresh(self, block: int, call: BlockCall, forward: Forward, plan: Plan, chosen: Tensor) -> Streams:
         """Run a block for the chosen tokens, and all text, of some samples."""
+        rows = plan.token
         self.macs += len(rows) * self._task.macs.blocks[block].at(chosen.shape[1])
         rotary = call.stack.rotary
         if len(rows) > 1 and rotary is not None and not rotary.batched:
-            samples = [Rows.of([i == row for i in range(rows.total)], chosen.device) for row in rows.members]
             parts = [
-                self._refresh_together(block, call, forward, sample, chosen[i : i + 1])
-                for i, sample in enumerate(samples)
+                self._refresh_together(block, call, forward, plan.one(row), chosen[i : i + 1])
+                for i, row in enumerate(rows.members)
             ]
             texts = [part.text for part in parts if part.text is not None]
             return Streams(torch.cat([part.image for part in parts]), torch.cat(texts) if texts else None)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from xslim.policy.controller import FRESH, ControllerState
 from xslim.policy.policy import Policy
-from xslim.runtime.feature_cache import BlockResiduals, KeysValues, ResidualHistory, held_bytes
+from xslim.runtime.feature_cache import BlockResiduals, KeysValues, ResidualHistory
 from xslim.runtime.health import Health
 from xslim.runtime.indicators import INDICATORS, Indicator
 from xslim.runtime.tokens import TokenRecord
@@ -23,6 +23,7 @@ class BranchState:
         self.keys_values = KeysValues()
         self.tokens = TokenRecord()
         self.health = Health()
+        self.step: int | None = None  # that it was last called at
         self.last_output: Tensor | None = None  # of the stack at the previous step, for parity
         self.indicators: dict[str, Indicator] = {
             name: INDICATORS[name]() for name in policy.signals if name in INDICATORS
@@ -40,12 +41,12 @@ class BranchState:
         kept = (self.tokens, self.history, self.residuals, self.keys_values, self.health)
         return [*single, *signals, *(tensor for part in kept for tensor in part.tensors())]
 
-    @property
-    def held_bytes(self) -> int:
-        """Bytes held."""
-        return held_bytes(self.tensors())
-
     def forget_blocks(self) -> None:
         """Drop the block residuals and which blocks to replay: a full step that no block refresh follows."""
         self.residuals = BlockResiduals()
         self.compute_flags = [None] * self.rows
+
+    def forget_tokens(self) -> None:
+        """Drop keys, values and what is known of tokens: a full step that no token refresh follows."""
+        self.keys_values = KeysValues()
+        self.tokens = TokenRecord()

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from xslim.errors import AttachError, RequestMismatchError
+from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
+from xslim.policy.schedule import refreshes_blocks
 from xslim.runtime.arrival import Arrival
-from xslim.runtime.hooks import foreign_cache
+from xslim.runtime.hooks import foreign_cache, offload_group
 from xslim.runtime.model import LiveModel
 from xslim.runtime.request import Request
 from xslim.runtime.signature import SIGMA_TOLERANCE, describe_model, model_mismatch
@@ -24,12 +26,14 @@ class Fit:
 
     Args:
         model: the live model.
+        policy: the policy.
         preset: the preset, or None for a bare policy.
         strict: raise instead of computing in full.
     """
 
-    def __init__(self, model: LiveModel, preset: Preset | None, strict: bool) -> None:
+    def __init__(self, model: LiveModel, policy: Policy, preset: Preset | None, strict: bool) -> None:
         self._model = model
+        self._policy = policy
         self._preset = preset
         self._strict = strict
         self._warned: set[str] = set()
@@ -47,7 +51,7 @@ class Fit:
     def at_start(self, latent: Tensor, scheduler: object | None, num_steps: int) -> str | None:
         """Why a request that begins does not fit, or None."""
         transformer = self._model.transformer
-        other = foreign_cache(transformer)
+        other = foreign_cache(transformer) or self._offloaded()
         if other is not None:
             return other
         if self._preset is None or self._overwrites is not None:
@@ -55,6 +59,21 @@ class Fit:
         family = self._model.adapter.family
         live = describe_model(family, transformer, scheduler, num_steps, latent.shape)
         return model_mismatch(self._preset.model, live)
+
+    def _offloaded(self) -> str | None:
+        """Why the policy cannot work with weights that are brought block by block, or None."""
+        group = offload_group(self._model.blocks)
+        if group and "modulated_input" in self._policy.signals:
+            return (
+                "group offloading brings the first block's weights after modulated_input has read them; "
+                "use first_block, latent_velocity or timestep_embedding, or offload_type='leaf_level'"
+            )
+        if group > 1 and refreshes_blocks(self._policy):
+            return (
+                f"group offloading brings {group} blocks with the first of them, which a block refresh may "
+                "leave out; use num_blocks_per_group=1, or offload_type='leaf_level'"
+            )
+        return None
 
     def at_call(self, request: Request, arrival: Arrival) -> str | None:
         """Why a call of a request that fitted so far does not, or None."""
@@ -76,6 +95,8 @@ class Fit:
     def after_call(self, step: Step) -> str | None:
         """Why nothing that a call computed may be reused, or None."""
         self.inputs_checked = True
+        if not step.whole:
+            return "a call leaves out the first or the last block, where reuse begins and ends"
         if step.overwritten is not None:
             self._overwrites = (
                 f"block {step.overwritten} writes into its own input, so that what the blocks add cannot be "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
@@ -86,6 +86,17 @@ def foreign_cache(transformer: nn.Module) -> str | None:
                     f"call _diffusers_hook.remove_hook({hook_name!r}) on the transformer first"
                 )
     return None
+
+
+def offload_group(blocks: Sequence[nn.Module]) -> int:
+    """Most blocks that diffusers' group offloading brings to the device together; 0 without it."""
+    sizes = [0]
+    for block in blocks:
+        registry = getattr(block, "_diffusers_hook", None)
+        hook = None if registry is None else registry.get_hook("group_offloading")
+        if hook is not None:
+            sizes.append(sum(member in blocks for member in hook.group.modules))
+    return max(sizes)
 
 
 class Installation:

@@ -66,6 +66,11 @@ class MacsTable:
     modulation: float
     embedding: float
 
+    @classmethod
+    def uniform(cls, blocks: int) -> MacsTable:
+        """What stands in when a model cannot be counted: every block costs 1, everything else nothing."""
+        return cls(float(blocks), (BlockMacs(1.0, 0.0, 0),) * blocks, 0.0, 0.0)
+
     @property
     def outside(self) -> float:
         """What runs at every step: embedders and output layers."""
@@ -146,8 +151,20 @@ def fake_arguments(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any,
     return tree_map(convert, tuple(args)), tree_map(convert, dict(kwargs)), mode
 
 
-def bare_copy(module: nn.Module) -> nn.Module:
-    """Copy a tree of modules: same parameters, no hooks, forwards as the classes define them.
+def stand_in(device: torch.device) -> Callable[[Tensor], Tensor]:
+    """Make weights into fake ones on a device; offloaded weights are elsewhere between two calls."""
+
+    def convert(weight: Tensor) -> Tensor:
+        if type(weight) is not nn.Parameter:  # a quantised weight knows its own operations
+            return weight
+        fake = torch.empty_strided(weight.size(), weight.stride(), dtype=weight.dtype, device=device)
+        return nn.Parameter(fake, requires_grad=False)
+
+    return convert
+
+
+def bare_copy(module: nn.Module, convert: Callable[[Tensor], Tensor]) -> nn.Module:
+    """Copy a tree of modules: converted parameters, no hooks, forwards as the classes define them.
 
     What a forward keeps on the module or on an object of its own stays with the copy.
     """
@@ -157,8 +174,11 @@ def bare_copy(module: nn.Module) -> nn.Module:
     own = {name: _own(value) for name, value in module.__dict__.items()}
     bare.__dict__.update({**own, **hooks, "_compiled_call_impl": None})
     bare.__dict__.pop("forward", None)
+    bare.__dict__["_parameters"] = {
+        name: None if weight is None else convert(weight) for name, weight in module._parameters.items()
+    }
     bare.__dict__["_modules"] = {
-        name: None if child is None else bare_copy(child) for name, child in module._modules.items()
+        name: None if child is None else bare_copy(child, convert) for name, child in module._modules.items()
     }
     return bare
 

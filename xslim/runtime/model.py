@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from xslim.errors import UnsupportedModelError
 from xslim.runtime.adapters import ADAPTERS, BlockAdapter, Stack
 from xslim.runtime.calls import BlockCall, Call, parameter_names
-from xslim.runtime.macs import LEFT_OUT, MacsTable, bare_copy, count, count_block, fake_arguments
+from xslim.runtime.macs import LEFT_OUT, MacsTable, bare_copy, count, count_block, fake_arguments, stand_in
 
 
 class LiveModel:
@@ -71,7 +72,8 @@ class LiveModel:
         """
         fake_args, fake_kwargs, mode = fake_arguments(args, kwargs)
         with mode, torch.no_grad():
-            bare = LiveModel(bare_copy(self.transformer))
+            device = next(leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+            bare = LiveModel(bare_copy(self.transformer, stand_in(device)))
             calls: dict[int, BlockCall] = {}
             for index, block in enumerate(bare.blocks):
                 note = partial(_note_call, calls, bare, index)

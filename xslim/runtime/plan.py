@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -28,6 +28,7 @@ class Plan:
         self._decisions = decisions
         self._flags = flags
         self._device = device
+        self._known: dict[tuple[bool, ...], Rows] = {}
         self.full = self._rows(Action.FULL)
         self.token = self._rows(Action.TOKEN)
         self.block = self._rows(Action.BLOCK)
@@ -37,7 +38,18 @@ class Plan:
         self._none = Rows((), len(decisions))
 
     def _rows(self, *actions: Action) -> Rows:
-        return Rows.of([decision.action in actions for decision in self._decisions], self._device)
+        return self._of(decision.action in actions for decision in self._decisions)
+
+    def _of(self, flags: Iterable[bool]) -> Rows:
+        """Build a set once; blocks ask for the same few again and again."""
+        key = tuple(flags)
+        if key not in self._known:
+            self._known[key] = Rows.of(key, self._device)
+        return self._known[key]
+
+    def one(self, row: int) -> Rows:
+        """A single sample."""
+        return self._of(other == row for other in range(len(self._decisions)))
 
     def in_block(self, block: int) -> tuple[Rows, Rows, Rows]:
         """Which samples compute a block, replay it, or refresh tokens in it."""
@@ -49,4 +61,4 @@ class Plan:
             refresh = decision.action is Action.BLOCK
             compute.append(decision.action is Action.FULL or (refresh and flags[block]))
             replay.append(refresh and not flags[block])
-        return Rows.of(compute, self._device), Rows.of(replay, self._device), self.token
+        return self._of(compute), self._of(replay), self.token

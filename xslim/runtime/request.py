@@ -49,6 +49,7 @@ class Request:
     thread: int
     rising: bool = False
     step: int = -1
+    previous: int = -1  # the step before it that ran
     timestep: float | None = None
     first_step: int = 0
     steps: int = 0  # that ran
@@ -89,9 +90,7 @@ class Request:
         if not self.shape.fits(arrival.shape):
             return None
         counted = self._counted(arrival, clock)
-        if counted is not None:
-            return counted
-        now = arrival.time.value == self.timestep
+        now = arrival.time.value == self.timestep if counted is None else counted == self.step
         name = arrival.context or self.names.find(arrival, self.seen if now else ())
         if name is None:
             # without a scheduler an aborted first step looks like a branch, but for its latent
@@ -102,23 +101,21 @@ class Request:
             return None
         if now and name not in self.seen:
             return Place(self.step, name)
+        if counted is not None:
+            return None if now else Place(counted, name)
         step = self._step_after(arrival.time, now)
         return None if step is None else Place(step, name)
 
-    def _counted(self, arrival: Arrival, clock: Clock) -> Place | None:
-        """Where a call stands by the scheduler's own count; None when that does not tell.
+    def _counted(self, arrival: Arrival, clock: Clock) -> int | None:
+        """The step by the scheduler's own count; None when it does not count, or counts another loop.
 
-        The count is believed when it fits what was seen: the present step in a branch that has not run yet,
-        or the step after it. Else the timestep is read, which waits for the device.
+        The count is believed when it stands at the present step or at the next one. Beyond that the
+        timestep is read, which waits for the device.
         """
-        if not self.listed or clock.step is None or clock.step >= self.num_steps:
+        step, listed = clock.step, self.table.timesteps
+        if not self.listed or listed is None or step is None or not self.step <= step < len(listed):
             return None
-        now = clock.step == self.step
-        name = arrival.context or self.names.find(arrival, self.seen if now else ())
-        if name is None or self.shapes.get(name) != arrival.shape:
-            return None
-        fits = name not in self.seen if now else clock.step == self.step + 1
-        return Place(clock.step, name) if fits else None
+        return step if step <= self.step + 1 or arrival.time.near(listed[step]) else None
 
     def _step_after(self, time: Time, now: bool) -> int | None:
         """The step of a call that is not part of the present one; None when it belongs to no later step."""
@@ -133,7 +130,7 @@ class Request:
     def enter(self, arrival: Arrival, place: Place) -> None:
         """Note a call."""
         if place.step != self.step:
-            self.step = place.step
+            self.previous, self.step = self.step, place.step
             listed = self.listed_timestep
             self.timestep = arrival.time.value if listed is None or arrival.time_was_read else listed
             self.steps += 1
@@ -168,10 +165,12 @@ class Request:
         return residual_is_read(self.policy, step, self.num_steps, self.history)
 
     def branch(self, name: str, rows: int) -> BranchState:
-        """Return a branch's state, new at its first call."""
-        if name not in self.branches:
-            self.branches[name] = BranchState(self.policy, rows, self.history)
-        return self.branches[name]
+        """Return a branch's state, new at its first call and after steps at which it was not called."""
+        state = self.branches.get(name)
+        if state is None or state.step not in (self.step, self.previous):
+            state = self.branches[name] = BranchState(self.policy, rows, self.history)
+        state.step = self.step
+        return state
 
     @property
     def sigma(self) -> float | None:

@@ -27,8 +27,12 @@ class Rows:
     def of(cls, flags: Sequence[bool], device: torch.device) -> Rows:
         """Build from one flag a sample."""
         members = tuple(i for i, flag in enumerate(flags) if flag)
-        some = 0 < len(members) < len(flags)
-        return cls(members, len(flags), torch.tensor(members, device=device) if some else None)
+        if not 0 < len(members) < len(flags):
+            return cls(members, len(flags))
+        index = torch.tensor(members)
+        if device.type == "cuda":  # from pinned memory the host need not wait
+            index = index.pin_memory()
+        return cls(members, len(flags), index.to(device, non_blocking=True))
 
     def __len__(self) -> int:
         return len(self.members)

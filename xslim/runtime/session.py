@@ -11,8 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 from weakref import WeakKeyDictionary
 
-from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+from torch import nn
 
 from xslim.policy.decision import StepInfo
 from xslim.policy.policy import Policy
@@ -64,7 +63,7 @@ class Session:
         self._num_steps = num_steps
         self._preset = preset
         self._scheduler = scheduler
-        self._fit = Fit(model, preset, strict)
+        self._fit = Fit(model, policy, preset, strict)
         self._lock = threading.RLock()
         self._running = threading.local()  # .step: the step that this thread is in
         self._request: Request | None = None
@@ -119,10 +118,10 @@ class Session:
         try:
             yield
         except BaseException:
-            self._end(aborted=True)
+            with self._lock:
+                self._end(aborted=True)
             raise
-        self._end(aborted=False)
-        self._last = None
+        self.on_request_end()
 
     def detach(self) -> None:
         """Restore the model exactly and free everything held; the trace stays readable."""
@@ -190,7 +189,7 @@ class Session:
         if request.mismatch is None:
             self._refuse(request, self._fit.at_call(request, arrival))
         rows = arrival.latent.shape[0]
-        table = self._table(arrival.shape.dtype, rows, args, kwargs)
+        table = self._table(arrival, args, kwargs)
         state = request.branch(place.branch, rows)
         task = StepTask(
             request.policy,
@@ -281,10 +280,18 @@ class Session:
 
     # counting
 
-    def _table(self, dtype: str, rows: int, args: Any, kwargs: Any) -> MacsTable:
+    def _table(self, arrival: Arrival, args: Any, kwargs: Any) -> MacsTable:
         counted = _COUNTED.setdefault(self._model.transformer, {})
-        tensors = (leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
-        key = (dtype, *(tuple(tensor.shape) for tensor in tensors))
+        key = arrival.cost_key(args, kwargs)
         if key not in counted:
-            counted[key] = self._model.count_macs(rows, args, kwargs)
+            counted[key] = self._count(arrival, args, kwargs)
         return counted[key]
+
+    def _count(self, arrival: Arrival, args: Any, kwargs: Any) -> MacsTable:
+        """Count the cost of a call; a model that cannot be counted runs all the same."""
+        try:
+            return self._model.count_macs(arrival.latent.shape[0], args, kwargs)
+        except Exception as error:
+            reason = str(error).split("\n")[0][:200]
+            self._fit.warn(f"cannot count MACs, compute_fraction counts blocks: {reason}")
+            return MacsTable.uniform(len(self._model.blocks))

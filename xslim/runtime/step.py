@@ -38,15 +38,16 @@ class Step:
         self._runner = BlockRunner(model, state, task)
         self._fixed_blocks = isinstance(task.policy.controller, Table)
         self._authors = task.policy.parity == "authors"
-        self.decisions: tuple[Decision, ...] = ()
-        self.readings: tuple[dict[str, float], ...] = ()
+        self._finished = False
+        self.decisions = (Decision(Action.FULL, "blocks left out"),) * state.rows
+        self.readings: tuple[dict[str, float], ...] = ({},) * state.rows
 
     def run_block(self, block: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Run one block for the samples and tokens that need it. Returns what the block would return."""
         call = self._model.call(block, args, kwargs, self._image_tokens)
         if block == 0:
             self._begin(call, forward)
-        if self._task.bypass:
+        if self._task.bypass or self._input is None:
             return call.run(forward)
         out = self._runner.run(block, call, forward, self._plan, self._tokens)
         if block == len(self._model.blocks) - 1:
@@ -123,6 +124,8 @@ class Step:
         if decision.action is Action.TOKEN:
             twice = len(self._state.history.times[row]) >= 2  # the change of the tokens is known
             return twice and self._state.keys_values.complete(len(self._model.blocks))
+        if decision.action is Action.SKIP:
+            return bool(self._state.history.times and self._state.history.times[row])
         if decision.action is Action.BLOCK:
             return self._fixed_blocks or self._state.compute_flags[row] is not None
         return True
@@ -134,6 +137,7 @@ class Step:
         state, entered = self._state, self._input
         if entered is None:
             raise RuntimeError("the last block ran before the first")
+        self._finished = True
         if len(self._plan.skip) or len(self._plan.token):
             out = self._fill(out, entered)
         if len(self._plan.computed) and not self._task.keeps_residual:
@@ -182,12 +186,12 @@ class Step:
 
     def _choose_blocks(self) -> None:
         """After a full step: which blocks a later refresh recomputes; drop what nobody replays."""
-        state = self._state
-        if not len(self._plan.full) or self._fixed_blocks:
-            return
-        if Action.BLOCK not in self._task.keeps:
-            if self._plan.full.all:
-                state.forget_blocks()
+        state, keeps = self._state, self._task.keeps
+        if self._plan.full.all and Action.TOKEN not in keeps:
+            state.forget_tokens()
+        if self._plan.full.all and Action.BLOCK not in keeps:
+            state.forget_blocks()
+        if not len(self._plan.full) or self._fixed_blocks or Action.BLOCK not in keeps:
             return
         sizes = state.residuals.sizes(len(self._model.blocks), state.rows)
         for row in self._plan.full.members:
@@ -205,6 +209,11 @@ class Step:
             indicator.observe(output, computed)
 
     @property
+    def whole(self) -> bool:
+        """Whether the call ran through the first and the last block, where reuse begins and ends."""
+        return self._task.bypass or self._finished
+
+    @property
     def overwritten(self) -> int | None:
         """A block that wrote into its own input, or None."""
         return self._runner.overwritten
@@ -213,7 +222,7 @@ class Step:
     def macs(self) -> float:
         """MACs that ran, over all samples."""
         rows, table = self._state.rows, self._task.macs
-        if self._task.bypass:
+        if self._task.bypass or self._input is None:
             return rows * table.total
         extra = rows * self._measured
         if self._runner.probe is not None:  # samples that did not compute the first block anyway

@@ -25,7 +25,7 @@ class DirectionStability:
         defined = tuple(count >= RESIDUALS for count in features.known)
         if not any(defined):
             return None
-        newest, middle, oldest = (r.flatten(1) for r in features.residuals[:RESIDUALS])
+        newest, middle, oldest = (r.flatten(1).float() for r in features.residuals[:RESIDUALS])
         return Measured(_turn(newest - middle, middle - oldest), defined)
 
     def observe(self, output: Tensor, computed: tuple[bool, ...]) -> None:
@@ -38,8 +38,7 @@ class DirectionStability:
 
 def _turn(new: Tensor, old: Tensor) -> Tensor:
     """1 - |u1 + u2| / 2 per sample, 0 where a change has no length. Shapes: [batch, n] -> [batch]."""
-    lengths = torch.linalg.vector_norm(new, dim=1, dtype=torch.float32)
-    lengths = lengths * torch.linalg.vector_norm(old, dim=1, dtype=torch.float32)
-    cosine = (new * old).sum(1, dtype=torch.float32) / lengths
+    lengths = torch.linalg.vector_norm(new, dim=1) * torch.linalg.vector_norm(old, dim=1)
+    cosine = (new * old).sum(1) / lengths
     turned = 1 - ((1 + cosine).clamp(0.0, 2.0) / 2).sqrt()  # |u1 + u2|**2 = 2 + 2 cosine
     return torch.where(lengths == 0, 0.0, turned)
