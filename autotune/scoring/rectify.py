@@ -7,16 +7,21 @@ in the latent is not in it, and a refreshed step counts as computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from autotune.scoring.case import Case
+from autotune.scoring.pipeline import ModelSpec, PipelineRunner
+from autotune.scoring.profile import record_residuals
 from xslim.errors import ConfigError
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Pattern, Policy
 from xslim.policy.prediction import Affine
+from xslim.policy.preset import Preset, Quality
 from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.predictors import predict
 from xslim.runtime.rows import Rows
@@ -24,6 +29,62 @@ from xslim.runtime.rows import Rows
 DIGITS = 6  # significant digits kept of every fitted number; fp32 has 7
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Rectified:
+    """A preset with a fitted corrector, without evidence.
+
+    Attributes:
+        preset: the preset; its name says so, and its quality is empty.
+        before: mean squared error of the predicted residuals without the corrector, on cases not fitted on.
+        after: the same with it.
+    """
+
+    preset: Preset
+    before: float
+    after: float
+
+
+def fit_preset(model: ModelSpec, cases: Sequence[Case], preset: Preset, per_channel: bool) -> Rectified:
+    """Fit a preset's corrector on one half of some cases, and take its error on the other.
+
+    Args:
+        model: what is run.
+        cases: at least two.
+        preset: a preset whose controller is a pattern.
+        per_channel: fit one slope and offset for every channel instead of one for all.
+
+    Raises:
+        ConfigError: the preset is of another number of steps or no pattern, or there is one case only.
+    """
+    if preset.model.num_steps != model.num_steps:
+        raise ConfigError(
+            f"got a preset of {preset.model.num_steps} steps; the experiment has {model.num_steps}",
+            key="--rectify",
+        )
+    if len(cases) < 2:
+        raise ConfigError(
+            "got 1; a corrector is fitted on one half of the cases, and needs 2", key="cases.search"
+        )
+    runner = PipelineRunner(model)
+    half = len(cases) // 2
+    seen, unseen = (record(runner, part) for part in (cases[:half], cases[half:]))
+    plain = preset.policy.model_copy(update={"corrector": None})
+    policy = plain.model_copy(update={"corrector": fit_corrector(seen, plain, per_channel)})
+    before, after = (float(prediction_error(unseen, p).mean()) for p in (plain, policy))
+    changes = {"policy": policy, "quality": Quality(), "name": f"{preset.name}-rectified"}
+    return Rectified(preset.model_copy(update=changes), before, after)
+
+
+def record(runner: PipelineRunner, cases: Sequence[Case]) -> NDArray[np.float32]:
+    """Stack residuals of uncached runs, [rows, steps, tokens, dim]; both guidance halves are rows."""
+    batches = []
+    for batch in runner.batches(cases):
+        with record_residuals(runner) as found:
+            runner.draw(batch)
+        batches.append(torch.stack(found.residuals, dim=1).numpy())
+    return np.concatenate(batches)
 
 
 def fit_corrector(residuals: NDArray[np.float32], policy: Policy, per_channel: bool = False) -> Affine:

@@ -6,17 +6,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import PipelineRunner
-from autotune.scoring.profile import record_residuals
-from autotune.scoring.rectify import fit_corrector, prediction_error
+from autotune.scoring.rectify import fit_corrector, fit_preset, prediction_error, record
 from tests.scoring.conftest import SPEC
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 from xslim.policy.prediction import Affine
+from xslim.policy.preset import Preset
 
 STEPS = 16
 PATTERN = "FF..F..F...F...F"
@@ -94,13 +93,8 @@ def test_another_schedule_is_refused(policy: Policy) -> None:
 def recorded() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Residuals of the trained model: of some labels and noise to fit on, of others to hold out."""
     runner = PipelineRunner(replace(SPEC, num_steps=STEPS, batch=6))
-
-    def record(cases: list[Case]) -> NDArray[np.float32]:
-        with record_residuals(runner) as found:
-            runner.draw(cases)
-        return torch.stack(found.residuals, dim=1).numpy()
-
-    return record([Case(i, i) for i in range(6)]), record([Case(9 - i, 100 + i) for i in range(6)])
+    seen, unseen = ([Case(i, i) for i in range(6)], [Case(9 - i, 100 + i) for i in range(6)])
+    return record(runner, seen), record(runner, unseen)
 
 
 @pytest.mark.parametrize("kind", ["hold", "newton", "taylor"])
@@ -115,3 +109,26 @@ def test_the_error_on_unseen_noise_and_labels_falls(
     skipped = [step for step, letter in enumerate(PATTERN) if letter == "."]
     assert (after[skipped] < before[skipped]).all()
     assert after.sum() < (0.45 if per_channel else 0.7) * before.sum()
+
+
+def test_a_preset_is_rectified_and_loses_its_evidence() -> None:
+    signature = {"family": "dit", "transformer": "DiTTransformer2DModel", "num_steps": 6}
+    preset = Preset.parse(
+        {
+            "schema_version": 1,
+            "name": "mine",
+            "model": signature,
+            "policy": Policy.from_pattern("FF..F.").to_data(),
+            "quality": {"bounds": {"psnr_p5": 30.0}},
+        }
+    )
+    cases = [Case(i, i) for i in range(4)]
+    found = fit_preset(replace(SPEC, num_steps=6), cases, preset, per_channel=True)
+    assert 0 < found.after < found.before
+    assert found.preset.name == "mine-rectified"
+    assert found.preset.quality.bounds == {}
+    assert Preset.parse(found.preset.to_data()) == found.preset
+    with pytest.raises(ConfigError, match="of 6 steps; the experiment has 7"):
+        fit_preset(replace(SPEC, num_steps=7), cases, preset, per_channel=True)
+    with pytest.raises(ConfigError, match=r"cases\.search"):
+        fit_preset(replace(SPEC, num_steps=6), cases[:1], preset, per_channel=True)
