@@ -76,6 +76,8 @@ def main() -> None:
     print(f"MLflow store  {OUT / 'mlflow.db'}")
     store = f"sqlite:///{(OUT / 'mlflow.db').resolve()}"
     print(f"MLflow UI     .venv/bin/mlflow ui --backend-store-uri {store}")
+    print(f"the table     .venv/bin/autotune show {OUT}")
+    print("\nA bound such as psnr_p5 is the 5th percentile of many pictures; single ones may lie below.")
 
 
 def side_by_side(uncached: Tensor, cached: Tensor, speedup: float) -> Image.Image:

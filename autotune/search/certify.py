@@ -75,6 +75,7 @@ def certify(
     scorer: Scorer,
     cases: tuple[Case, ...],
     stop: Callable[[], bool],
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[Certified]:
     """Measure rows on the held-out cases; fastest first. When told to stop, what is in flight is finished.
 
@@ -93,6 +94,8 @@ def certify(
                 raise TypeError("a certification without its row")
             if isinstance(result.value, Measurement):
                 found.append(_certified(tag, result.value, experiment, scorer))
+                speedup, fraction = (found[-1].scalars[name] for name in ("speedup", "compute_fraction"))
+                tell(f"certified {len(found)}/{len(rows)}: {speedup:.2f}x, compute fraction {fraction:.3f}")
             else:
                 log.warning("trial %d cannot be certified: %s", tag.trial, last_line(result.error))
     if rows and not found and not stop():

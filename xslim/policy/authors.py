@@ -69,12 +69,11 @@ def author_policy(model: str, mode: str) -> Policy:
         ConfigError: no schedule was published under these names.
     """
     known = author_schedules()
-    if model not in known:
-        raise ConfigError(f"got {model!r}; {suggest(model, known)}", key="model")
+    published = [name for name, entry in known.items() if entry.modes]
+    if model not in published:
+        problem = "whose schedules were never published" if model in known else "unknown"
+        raise ConfigError(f"got {model!r}, {problem}; {suggest(model, published)}", key="model")
     entry = known[model]
-    if not entry.modes:
-        models = ", ".join(name for name, other in known.items() if other.modes)
-        raise ConfigError(f"the schedules of {model!r} were never published; allowed: {models}", key="model")
     if mode not in entry.modes:
         raise ConfigError(f"got {mode!r}; {suggest(mode, entry.modes)}", key="mode")
     chosen = entry.modes[mode]

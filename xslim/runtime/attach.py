@@ -43,7 +43,10 @@ def attach(
     preset = policy if isinstance(policy, Preset) else None
     bare = policy.policy if isinstance(policy, Preset) else policy
     if not isinstance(bare, Policy):
-        raise ConfigError(f"got {type(policy).__name__}; allowed: a Policy or a Preset", key="policy")
+        raise ConfigError(
+            f"got {type(policy).__name__}; allowed: a Policy or a Preset, which xslim.load_preset() gives",
+            key="policy",
+        )
     steps = _steps(preset, num_steps)
     other = foreign_cache(transformer)
     if other is not None:
@@ -66,7 +69,10 @@ def _steps(preset: Preset | None, num_steps: int | None) -> int:
             )
         return preset.model.num_steps
     if num_steps is None:
-        raise ConfigError("missing; a bare policy needs the number of denoising steps", key="num_steps")
+        raise ConfigError(
+            "missing; a bare policy needs the number of denoising steps, as in attach(..., num_steps=50)",
+            key="num_steps",
+        )
     if isinstance(num_steps, bool) or not isinstance(num_steps, int) or num_steps < 1:
         raise ConfigError(f"got {num_steps!r}; allowed is a whole number from 1", key="num_steps")
     return num_steps
