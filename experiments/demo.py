@@ -38,6 +38,7 @@ SHOWN = 8
 ROUNDS = 3
 SCALE = 3
 MARGIN = 96
+GAP = 6
 
 
 def main() -> None:
@@ -84,14 +85,15 @@ def side_by_side(uncached: Tensor, cached: Tensor, speedup: float) -> Image.Imag
     """Three rows: uncached, cached, and their difference times ten. Shapes [n, c, h, w] in [0, 1]."""
     rows = [uncached, cached, ((cached - uncached).abs() * 10).clamp(0, 1)]
     names = ["uncached", f"preset, {speedup:.1f}x", "difference x10"]
-    height, width = uncached.shape[-2] * SCALE, uncached.shape[-1] * SCALE
+    side = (uncached.shape[-1] * SCALE, uncached.shape[-2] * SCALE)
+    width, height = side[0] + GAP, side[1] + GAP
     sheet = Image.new("L", (MARGIN + width * len(uncached), height * len(rows)), 255)
     pen = ImageDraw.Draw(sheet)
     for y, (images, name) in enumerate(zip(rows, names, strict=True)):
         pen.text((4, y * height + height // 2 - 6), name, fill=0)
         for x, image in enumerate(images):
             grey = (image.mean(0).numpy() * 255).round().astype(np.uint8)
-            tile = Image.fromarray(grey).resize((width, height), Image.Resampling.NEAREST)
+            tile = Image.fromarray(grey).resize(side, Image.Resampling.NEAREST)
             sheet.paste(tile, (MARGIN + x * width, y * height))
     return sheet
 
