@@ -181,3 +181,24 @@ def test_an_attention_backend_that_is_not_seen_runs_token_steps_in_full() -> Non
         assert torch.equal(sample(tiny, model, 4, start), plain)
     assert session.trace.actions == "FFFF"
     assert session.trace.records[2].decisions[0].reason == "nothing kept"
+
+
+class Peeking(torch.nn.Linear):
+    """A layer that reads its input on the host, which cannot be done while cost is counted."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x * (1.0 if x.sum().item() else 2.0))
+
+
+def test_a_model_whose_cost_cannot_be_counted_runs_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    tiny = TINY["DiTTransformer2DModel"]
+    model, start = tiny.build(), noise(tiny, 1)
+    model.proj_out_1.__class__ = Peeking
+    plain = sample(tiny, model, 3, start)
+    with xslim.attach(model, Policy.from_pattern("FFF"), num_steps=3):
+        assert torch.equal(sample(tiny, model, 3, start), plain)
+    with xslim.attach(model, Policy.from_pattern("F.F"), num_steps=3) as session:
+        sample(tiny, model, 3, start)
+    assert session.trace.actions == "F.F"
+    assert session.trace.compute_fraction == pytest.approx(2 / 3)  # in blocks
+    assert "cannot count MACs" in caplog.text

@@ -104,13 +104,13 @@ class Streams(NamedTuple):
         """Add stream by stream; a stream that one side lacks stays as it is."""
         if not isinstance(other, Streams):
             return NotImplemented
-        lacks = self.text is None or other.text is None
-        return Streams(self.image + other.image, self.text if lacks else self.text + other.text)  # type: ignore[operator]
+        text = self.text if self.text is None or other.text is None else self.text + other.text
+        return Streams(self.image + other.image, text)
 
     def __sub__(self, other: Streams) -> Streams:
         """Subtract stream by stream; a stream that one side lacks is dropped."""
-        lacks = self.text is None or other.text is None
-        return Streams(self.image - other.image, None if lacks else self.text - other.text)  # type: ignore[operator]
+        text = None if self.text is None or other.text is None else self.text - other.text
+        return Streams(self.image - other.image, text)
 
     def put(self, rows: Rows, values: Streams) -> Streams:
         """Write some samples, in place; a text stream that the values lack is dropped."""
