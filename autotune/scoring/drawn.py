@@ -1,0 +1,25 @@
+"""What a pipeline draws: pictures or clips, and the latents they were decoded from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The output of one batch of cases, fp32 on the CPU.
+
+    Attributes:
+        images: pictures [n, c, h, w] or clips [n, t, c, h, w], in [0, 1].
+        latents: the scheduler's last output as the pipeline holds it, [n, …].
+    """
+
+    images: Tensor
+    latents: Tensor
+
+    @property
+    def is_video(self) -> bool:
+        """Whether clips were drawn."""
+        return self.images.ndim == 5

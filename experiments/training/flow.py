@@ -1,0 +1,176 @@
+"""Train a text-to-picture or text-to-clip transformer, and its text encoders, by flow matching.
+
+Three kinds of phases (see `Phase`): small pictures first, then the full size, then guidance distilled into the
+model's guidance embedding, as FLUX.1-dev and HunyuanVideo have it. The run writes checkpoints, keeps an
+exponential moving average of the weights beside them, and goes on where it stopped.
+
+Straight paths and velocity targets as in arXiv 2209.03003; logit-normal noise levels, shifted towards noise, as
+in arXiv 2403.03206 section 3; distilled guidance as in arXiv 2210.03142.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import logging
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from experiments.training.checkpoint import load, save
+
+log = logging.getLogger("flow")
+LEARNING_RATE = 2e-3
+MATRIX_LEARNING_RATE = 4e-3  # of Muon
+WARMUP_STEPS = 100
+PROMPT_DROPOUT = 0.1
+EMA_DECAY = 0.997
+CHECKPOINT_SECONDS = 300
+EMA_SNAPSHOT_SECONDS = 1800
+PLAIN_GUIDANCE = 1.0
+MAX_GUIDANCE = 4.0  # distilled for 1 to this
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the training run."""
+
+    name: str
+    steps: int
+    batch: int
+    small: bool = False  # the task's cheaper data
+    distil: bool = False  # guidance instead of data
+
+
+class Task(Protocol):
+    """What is trained: a pipeline's parts, its data and how its transformer is called."""
+
+    phases: tuple[Phase, ...]
+    shift: float  # of the noise levels towards noise, as the pipeline's scheduler shifts them
+
+    def build(self) -> nn.ModuleDict:
+        """Return the untrained parts by their names in the pipeline."""
+
+    def batch(self, size: int, small: bool) -> tuple[Tensor, list[str]]:
+        """Return latents [size, …] of zero mean and unit variance, and prompts."""
+
+    def velocity(
+        self, parts: nn.ModuleDict, noisy: Tensor, sigma: Tensor, prompts: list[str], guidance: Tensor
+    ) -> Tensor:
+        """Predict noise minus data. Shapes: noisy as the latents; sigma and guidance [size]."""
+
+
+def learning_rate(step: int, total: int) -> float:
+    """Linear warm-up, then cosine to zero; 1 is the peak."""
+    if step < WARMUP_STEPS:
+        return (step + 1) / WARMUP_STEPS
+    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(total - WARMUP_STEPS, 1)))
+
+
+def noise_levels(size: int, shift: float) -> Tensor:
+    """Logit-normal levels in (0, 1), 1 = all noise, shifted by `shift`. Shape [size]."""
+    level = torch.sigmoid(torch.randn(size))
+    return shift * level / (1 + (shift - 1) * level)
+
+
+class Optimizers:
+    """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
+
+    def __init__(self, parts: nn.ModuleDict) -> None:
+        matrices, others = [], []
+        for name, parameter in parts.named_parameters():
+            inside = name.startswith("transformer.") and "blocks." in name
+            (matrices if inside and parameter.ndim == 2 else others).append(parameter)
+        self.members = (
+            torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98)),
+        )
+        self.peaks = (MATRIX_LEARNING_RATE, LEARNING_RATE)
+
+    def step(self, share_of_peak: float) -> None:
+        """Update the weights and clear their gradients."""
+        for optimizer, peak in zip(self.members, self.peaks, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * share_of_peak
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, object]:
+        """Both optimisers' states."""
+        return {str(i): member.state_dict() for i, member in enumerate(self.members)}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take back what `state_dict` returned."""
+        for i, member in enumerate(self.members):
+            member.load_state_dict(state[str(i)])  # type: ignore[arg-type]
+
+
+def loss_of(task: Task, parts: nn.ModuleDict, teacher: nn.ModuleDict, phase: Phase) -> Tensor:
+    """Mean squared error of the velocity on one random batch."""
+    x, prompts = task.batch(phase.batch, phase.small)
+    sigma = noise_levels(len(x), task.shift)
+    level = sigma.view(-1, *[1] * (x.ndim - 1))
+    noise = torch.randn_like(x)
+    noisy = (1 - level) * x + level * noise
+    plain = torch.full((len(x),), PLAIN_GUIDANCE)
+    if phase.distil:
+        guidance = 1 + torch.rand(len(x)) * (MAX_GUIDANCE - 1)
+        with torch.no_grad():
+            with_prompt = task.velocity(teacher, noisy, sigma, prompts, plain)
+            without = task.velocity(teacher, noisy, sigma, [""] * len(x), plain)
+        target = without + guidance.view_as(level) * (with_prompt - without)
+    else:
+        guidance, target = plain, noise - x
+        prompts = ["" if torch.rand(()) < PROMPT_DROPOUT else prompt for prompt in prompts]
+    return F.mse_loss(task.velocity(parts, noisy, sigma, prompts, guidance), target)
+
+
+def train(task: Task, out: Path, seed: int) -> None:
+    """Train through all phases, resuming from `out/checkpoint.pt` when it is there."""
+    torch.manual_seed(seed)
+    parts = task.build().train()
+    ema = copy.deepcopy(parts).eval().requires_grad_(False)
+    teacher = copy.deepcopy(ema)  # the moving average as it was when distilling began
+    optimizers = Optimizers(parts)
+    state = {"model": parts, "ema": ema, "teacher": teacher, "optimizers": optimizers}
+    start = load(out / "checkpoint.pt", state)
+    schedule = [phase for phase in task.phases for _ in range(phase.steps)]
+    last_save = last_snapshot = begin = time.monotonic()
+    for step in range(start, len(schedule)):
+        phase = schedule[step]
+        if phase.distil and not schedule[step - 1].distil:
+            teacher.load_state_dict(ema.state_dict())
+        loss = loss_of(task, parts, teacher, phase)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
+        optimizers.step(learning_rate(step, len(schedule)))
+        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(ema.parameters()), list(parts.parameters()), 1 - decay)
+        now = time.monotonic()
+        if step % 20 == 0 or step == len(schedule) - 1:
+            rate = (step - start + 1) / (now - begin)
+            log.info("step %d %s loss %.4f %.2f step/s", step, phase.name, loss.item(), rate)
+        if now - last_save > CHECKPOINT_SECONDS or step == len(schedule) - 1:
+            save(out / "checkpoint.pt", step + 1, state)
+            last_save = now
+        if now - last_snapshot > EMA_SNAPSHOT_SECONDS or step == len(schedule) - 1:
+            save(out / f"ema-{step + 1}.pt", step + 1, {"ema": ema})
+            last_snapshot = now
+    log.info("done: %d steps", len(schedule))
+
+
+def main(task: Task, description: str | None) -> None:
+    """Command line entry of a task."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    train(task, args.out, args.seed)
