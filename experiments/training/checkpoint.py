@@ -18,7 +18,7 @@ class Stateful(Protocol):
     def state_dict(self) -> dict[str, Any]:
         """Everything that training changes."""
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:  # noqa: ANN401 -- torch's return types differ
+    def load_state_dict(self, state_dict: dict[str, Any]) -> Any:
         """Take back what `state_dict` returned."""
 
 

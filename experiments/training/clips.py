@@ -102,7 +102,7 @@ def directions(clips: torch.Tensor) -> list[str]:
 def crops(clips: torch.Tensor, frame: int) -> torch.Tensor:
     """Cut the digit out of one frame of each clip, around the centre of its ink.
 
-    Shapes: clips [n, 1, t, 32, 32] in [0, 1] -> [n, 1, 32, 32], at the size that the classifier was trained on.
+    Shapes: clips [n, 1, t, 32, 32] in [0, 1] -> [n, 1, 32, 32], the classifier's size.
     """
     frames = clips[:, :, frame]
     middle = centres(clips)[:, frame].round().long()

@@ -1,11 +1,11 @@
 """Train a text-to-picture or text-to-clip transformer, and its text encoders, by flow matching.
 
-Three kinds of phases (see `Phase`): small pictures first, then the full size, then guidance distilled into the
-model's guidance embedding, as FLUX.1-dev and HunyuanVideo have it. The run writes checkpoints, keeps an
+Three kinds of phases (see `Phase`): small pictures first, then the full size, then guidance distilled into
+the model's guidance embedding, as FLUX.1-dev and HunyuanVideo have it. The run writes checkpoints, keeps an
 exponential moving average of the weights beside them, and goes on where it stopped.
 
-Straight paths and velocity targets as in arXiv 2209.03003; logit-normal noise levels, shifted towards noise, as
-in arXiv 2403.03206 section 3; distilled guidance as in arXiv 2210.03142.
+Straight paths and velocity targets as in arXiv 2209.03003; logit-normal noise levels, shifted towards noise,
+as in arXiv 2403.03206 section 3; distilled guidance as in arXiv 2210.03142.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from experiments.training.checkpoint import load, save
 
 log = logging.getLogger("flow")
 LEARNING_RATE = 2e-3
-MATRIX_LEARNING_RATE = 4e-3  # of Muon
 WARMUP_STEPS = 100
 PROMPT_DROPOUT = 0.1
 EMA_DECAY = 0.997
@@ -51,8 +50,11 @@ class Phase:
 class Task(Protocol):
     """What is trained: a pipeline's parts, its data and how its transformer is called."""
 
-    phases: tuple[Phase, ...]
     shift: float  # of the noise levels towards noise, as the pipeline's scheduler shifts them
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The training run, stretch by stretch."""
 
     def build(self) -> nn.ModuleDict:
         """Return the untrained parts by their names in the pipeline."""
@@ -67,48 +69,18 @@ class Task(Protocol):
 
 
 def learning_rate(step: int, total: int) -> float:
-    """Linear warm-up, then cosine to zero; 1 is the peak."""
+    """Linear warm-up, then cosine to zero."""
     if step < WARMUP_STEPS:
-        return (step + 1) / WARMUP_STEPS
-    return 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(total - WARMUP_STEPS, 1)))
+        return LEARNING_RATE * (step + 1) / WARMUP_STEPS
+    return (
+        LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(total - WARMUP_STEPS, 1)))
+    )
 
 
 def noise_levels(size: int, shift: float) -> Tensor:
     """Logit-normal levels in (0, 1), 1 = all noise, shifted by `shift`. Shape [size]."""
     level = torch.sigmoid(torch.randn(size))
     return shift * level / (1 + (shift - 1) * level)
-
-
-class Optimizers:
-    """Muon for the matrices of the transformer's blocks, AdamW for everything else."""
-
-    def __init__(self, parts: nn.ModuleDict) -> None:
-        matrices, others = [], []
-        for name, parameter in parts.named_parameters():
-            inside = name.startswith("transformer.") and "blocks." in name
-            (matrices if inside and parameter.ndim == 2 else others).append(parameter)
-        self.members = (
-            torch.optim.Muon(matrices, lr=MATRIX_LEARNING_RATE, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98)),
-        )
-        self.peaks = (MATRIX_LEARNING_RATE, LEARNING_RATE)
-
-    def step(self, share_of_peak: float) -> None:
-        """Update the weights and clear their gradients."""
-        for optimizer, peak in zip(self.members, self.peaks, strict=True):
-            for group in optimizer.param_groups:
-                group["lr"] = peak * share_of_peak
-            optimizer.step()
-            optimizer.zero_grad()
-
-    def state_dict(self) -> dict[str, object]:
-        """Both optimisers' states."""
-        return {str(i): member.state_dict() for i, member in enumerate(self.members)}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take back what `state_dict` returned."""
-        for i, member in enumerate(self.members):
-            member.load_state_dict(state[str(i)])  # type: ignore[arg-type]
 
 
 def loss_of(task: Task, parts: nn.ModuleDict, teacher: nn.ModuleDict, phase: Phase) -> Tensor:
@@ -137,8 +109,8 @@ def train(task: Task, out: Path, seed: int) -> None:
     parts = task.build().train()
     ema = copy.deepcopy(parts).eval().requires_grad_(False)
     teacher = copy.deepcopy(ema)  # the moving average as it was when distilling began
-    optimizers = Optimizers(parts)
-    state = {"model": parts, "ema": ema, "teacher": teacher, "optimizers": optimizers}
+    optimizer = torch.optim.AdamW(parts.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
+    state = {"model": parts, "ema": ema, "teacher": teacher, "optimizer": optimizer}
     start = load(out / "checkpoint.pt", state)
     schedule = [phase for phase in task.phases for _ in range(phase.steps)]
     last_save = last_snapshot = begin = time.monotonic()
@@ -146,10 +118,13 @@ def train(task: Task, out: Path, seed: int) -> None:
         phase = schedule[step]
         if phase.distil and not schedule[step - 1].distil:
             teacher.load_state_dict(ema.state_dict())
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, len(schedule))
         loss = loss_of(task, parts, teacher, phase)
+        optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizers.step(learning_rate(step, len(schedule)))
+        optimizer.step()
         decay = min(EMA_DECAY, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(parts.parameters()), 1 - decay)

@@ -16,17 +16,19 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import Tensor, nn
 
 from experiments.training import flow, text
-from experiments.training.canvas import Canvases, halved
+from experiments.training.canvas import CANVAS, Canvases, halved
 
 VAE = Path("runs/train/canvas-vae")
 SHIFT = 0.5  # the log of the shift that FLUX uses at 256 tokens
 CLIP_TOKENS = text.MAX_TOKENS + 2
+CALL = {"height": CANVAS, "width": CANVAS, "max_sequence_length": text.MAX_TOKENS}  # of the pipeline
 
 
 def scheduler() -> FlowMatchEulerDiscreteScheduler:
     """Return the scheduler that the pipeline ships: FLUX.1-dev's."""
     return FlowMatchEulerDiscreteScheduler(
-        use_dynamic_shifting=True, shift=3.0, base_shift=SHIFT, max_shift=1.15, base_image_seq_len=256, max_image_seq_len=4096
+        use_dynamic_shifting=True, shift=3.0, base_shift=SHIFT, max_shift=1.15,
+        base_image_seq_len=256, max_image_seq_len=4096,
     )  # fmt: skip
 
 
@@ -45,7 +47,7 @@ def transformer() -> FluxTransformer2DModel:
         axes_dims_rope=(8, 12, 12),
     )
     for name, parameter in model.named_parameters():  # adaLN-zero, as in DiT (arXiv 2212.09748)
-        if ".norm" in name and ".linear." in name or name.startswith(("proj_out.", "norm_out.linear.")):
+        if (".norm" in name and ".linear." in name) or name.startswith(("proj_out.", "norm_out.linear.")):
             nn.init.zeros_(parameter)
     return model
 
@@ -56,7 +58,7 @@ class FluxDigits:
     shift = math.exp(SHIFT)
     phases = (
         flow.Phase("half", steps=2400, batch=64, small=True),
-        flow.Phase("full", steps=1300, batch=32),
+        flow.Phase("full", steps=1700, batch=32),
         flow.Phase("distil", steps=250, batch=24, distil=True),
     )
 

@@ -19,13 +19,20 @@ from diffusers import (
 from torch import Tensor, nn
 
 from experiments.training import flow, text
-from experiments.training.clips import Clips
+from experiments.training.clips import CANVAS, FRAMES, Clips
 
 VAE = Path("runs/train/video-vae")
 SHIFT = 2.0
 CLIP_TOKENS = text.MAX_TOKENS + 2
 # The pipeline's own template describes scenes at length in words that these text encoders do not know.
 PROMPT_TEMPLATE = {"template": "<s>{}", "crop_start": 0}
+CALL = {  # of the pipeline
+    "height": CANVAS,
+    "width": CANVAS,
+    "num_frames": FRAMES,
+    "max_sequence_length": text.MAX_TOKENS,
+    "prompt_template": PROMPT_TEMPLATE,
+}
 LLAMA_STATE = -3  # the hidden state that HunyuanVideoPipeline reads
 
 
@@ -52,7 +59,7 @@ def transformer() -> HunyuanVideoTransformer3DModel:
         rope_axes_dim=(8, 12, 12),
     )
     for name, parameter in model.named_parameters():  # adaLN-zero, as in DiT (arXiv 2212.09748)
-        if ".norm" in name and ".linear." in name or name.startswith(("proj_out.", "norm_out.linear.")):
+        if (".norm" in name and ".linear." in name) or name.startswith(("proj_out.", "norm_out.linear.")):
             nn.init.zeros_(parameter)
     return model
 
@@ -62,7 +69,7 @@ class HunyuanDigits:
 
     shift = SHIFT
     phases = (
-        flow.Phase("frame", steps=1500, batch=64, small=True),
+        flow.Phase("frame", steps=1000, batch=64, small=True),
         flow.Phase("clip", steps=2400, batch=32),
         flow.Phase("distil", steps=300, batch=24, distil=True),
     )

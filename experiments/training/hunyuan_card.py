@@ -1,0 +1,122 @@
+"""Measure `hunyuan-digits` and write its model card's numbers and pictures, and the reference features.
+
+python -m experiments.training.hunyuan_card --samples 400 --features 2000
+
+Of every clip the digit is cut out of the first, the middle and the last frame and read by the classifier and
+by an SVM on the plain 8x8 digits; the direction is that in which the centre of the ink moves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from diffusers import HunyuanVideoPipeline
+from torch import Tensor
+
+from experiments.training import quality
+from experiments.training.clips import FRAMES, Motion, all_motions, centres, crops, directions
+from experiments.training.digits import training_images
+from experiments.training.hunyuan import CALL
+
+BATCH = 25
+SHOWN = 8
+READ_FRAMES = (0, FRAMES // 2, FRAMES - 1)
+MOTIONS = all_motions()
+
+
+def pick(first: int, count: int) -> list[Motion]:
+    """Motions in an order that mixes digits and directions."""
+    return [MOTIONS[(first + i) * 7 % len(MOTIONS)] for i in range(count)]
+
+
+def draw(
+    pipe: HunyuanVideoPipeline, motions: list[Motion], first_seed: int, guidance: float, steps: int
+) -> Tensor:
+    """Draw one clip a motion. Shape [n, 1, 9, 32, 32] in [0, 1]."""
+    clips = []
+    for start in range(0, len(motions), BATCH):
+        part = motions[start : start + BATCH]
+        result = pipe(
+            [motion.prompt for motion in part],
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            generator=quality.seeds(first_seed + start, len(part)),
+            output_type="pt",
+            **CALL,
+        )
+        clips.append(result.frames.float().clamp(0, 1).transpose(1, 2))
+    return torch.cat(clips)
+
+
+def measure(
+    pipe: HunyuanVideoPipeline, readers: quality.Readers, args: argparse.Namespace
+) -> dict[str, object]:
+    """Draw clips; return the card's numbers and save its pictures."""
+    motions = pick(0, args.samples)
+    clips = draw(pipe, motions, quality.FIRST_SEED, args.guidance, args.steps)
+    labels = torch.tensor([motion.digit for motion in motions])
+    right = [name == motion.direction for name, motion in zip(directions(clips), motions, strict=True)]
+    moved = (centres(clips)[:, -1] - centres(clips)[:, 0]).abs().max(1).values
+    training, training_labels = training_images()
+    sheet(clips[:SHOWN]).save(args.model / "samples.png")
+    film(clips[: SHOWN * 2], args.model / "samples.gif")
+    return {
+        "samples": args.samples,
+        "direction_right": quality.share(torch.tensor(right)),
+        "pixels_moved": {"median": moved.median().item(), "p5": moved.quantile(0.05).item()},
+        "frames": {str(frame): readers.shares(crops(clips, frame), labels) for frame in READ_FRAMES},
+        **quality.memory(crops(clips, FRAMES // 2), labels, training / 2 + 0.5, training_labels),
+    }
+
+
+def sheet(clips: Tensor) -> quality.Image.Image:
+    """A contact sheet, one clip a row. Shape [n, 1, t, h, w] in [0, 1]."""
+    return quality.grid(clips.transpose(1, 2).flatten(0, 1), clips.shape[2])
+
+
+def film(clips: Tensor, path: Path) -> None:
+    """Write an animation of clips side by side, two rows."""
+    frames = [quality.grid(clips[:, :, i], len(clips) // 2, scale=3) for i in range(clips.shape[2])]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=120, loop=0)
+
+
+def main() -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, default=Path("experiments/models/hunyuan-digits"))
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=400)
+    parser.add_argument("--features", type=int, default=0, help="also store features of so many samples")
+    parser.add_argument("--stats", type=Path, default=Path("experiments/models/hunyuan-digits-stats.npz"))
+    args = parser.parse_args()
+    pipe = HunyuanVideoPipeline.from_pretrained(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    readers = quality.Readers()
+    start = time.monotonic()
+    numbers = {
+        "first_seed": quality.FIRST_SEED,
+        "guidance_scale": args.guidance,
+        "num_inference_steps": args.steps,
+        **measure(pipe, readers, args),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    print(json.dumps(numbers))
+    (args.model / "card.json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+    @torch.no_grad()
+    def features(first: int) -> Tensor:
+        clips = draw(pipe, pick(first, BATCH), quality.FIRST_SEED + first, args.guidance, args.steps)
+        frames = clips.transpose(1, 2)  # as the metrics take a clip's features: the mean over frames
+        return readers.net(frames.flatten(0, 1)).features.unflatten(0, frames.shape[:2]).mean(1)
+
+    if args.features:
+        quality.store_features(args.stats, args.features, features, BATCH)
+
+
+if __name__ == "__main__":
+    main()
