@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
+from experiments.training.checkpoint import Stateful, load, save
 from experiments.training.digits import NULL_CLASS, training_images
 
 log = logging.getLogger("dit")
@@ -70,31 +71,16 @@ def learning_rate(step: int, total: int) -> float:
     return LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / (total - WARMUP_STEPS)))
 
 
-def save(path: Path, **state: object) -> None:
-    """Write a checkpoint so that a killed run never leaves half a file."""
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    part.replace(path)
-
-
 def train(vae_dir: Path, out: Path, steps: int, batch: int, seed: int) -> None:
     """Train for `steps` steps in all, resuming from `out/checkpoint.pt` when it is there."""
-    out.mkdir(parents=True, exist_ok=True)
     data, labels = latents(AutoencoderKL.from_pretrained(vae_dir))
     noise_schedule = scheduler()
     torch.manual_seed(seed)
     model = build().train()
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
-    start, checkpoint = 0, out / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"])
-        start = state["step"]
-        log.info("resumed at step %d", start)
+    state: dict[str, Stateful] = {"model": model, "ema": ema, "optimizer": optimizer}
+    start = load(out / "checkpoint.pt", state)
     last_save = begin = time.monotonic()
     for step in range(start, steps):
         for group in optimizer.param_groups:
@@ -117,14 +103,7 @@ def train(vae_dir: Path, out: Path, steps: int, batch: int, seed: int) -> None:
             rate = (step - start + 1) / (time.monotonic() - begin)
             log.info("step %d loss %.4f %.2f step/s", step, loss.item(), rate)
         if time.monotonic() - last_save > CHECKPOINT_SECONDS or step == steps - 1:
-            save(
-                checkpoint,
-                step=step + 1,
-                model=model.state_dict(),
-                ema=ema.state_dict(),
-                optimizer=optimizer.state_dict(),
-                rng=torch.get_rng_state(),
-            )
+            save(out / "checkpoint.pt", step + 1, state)
             ema.save_pretrained(out / "ema")
             last_save = time.monotonic()
     log.info("done: %d steps", steps)

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.training.checkpoint import load, save
+from experiments.training.checkpoint import Stateful, load, save
 
 log = logging.getLogger("flow")
 LEARNING_RATE = 2e-3
@@ -110,7 +110,7 @@ def train(task: Task, out: Path, seed: int) -> None:
     ema = copy.deepcopy(parts).eval().requires_grad_(False)
     teacher = copy.deepcopy(ema)  # the moving average as it was when distilling began
     optimizer = torch.optim.AdamW(parts.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
-    state = {"model": parts, "ema": ema, "teacher": teacher, "optimizer": optimizer}
+    state: dict[str, Stateful] = {"model": parts, "ema": ema, "teacher": teacher, "optimizer": optimizer}
     start = load(out / "checkpoint.pt", state)
     schedule = [phase for phase in task.phases for _ in range(phase.steps)]
     last_save = last_snapshot = begin = time.monotonic()

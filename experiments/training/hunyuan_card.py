@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from diffusers import HunyuanVideoPipeline
+from PIL import Image
 from torch import Tensor
 
 from experiments.training import quality
@@ -73,7 +74,7 @@ def measure(
     }
 
 
-def sheet(clips: Tensor) -> quality.Image.Image:
+def sheet(clips: Tensor) -> Image.Image:
     """A contact sheet, one clip a row. Shape [n, 1, t, h, w] in [0, 1]."""
     return quality.grid(clips.transpose(1, 2).flatten(0, 1), clips.shape[2])
 
