@@ -22,17 +22,17 @@ if __name__ == "__main__":
     _, cases = make_cases(range(10), 0, CASES, seed=CASES_SEED)
     batches = list(runner.batches(cases))
     net = load_net(str(ROOT / "experiments/models/digits-classifier"))
-    references = [runner.draw(batch) for batch in batches]
+    references = [runner.draw(batch).images for batch in batches]
 
     def measure(name: str, policy: Policy | None, num_steps: int) -> None:
         """Print quality on all cases and paired latency on the first batch."""
         rows: dict[str, list[np.ndarray]] = {}
         for batch, reference in zip(batches, references, strict=True):
             if policy is None:
-                images = runner.draw(batch, num_steps)
+                images = runner.draw(batch, num_steps).images
             else:
                 with xslim.attach(runner.pipe, policy, num_steps=num_steps):
-                    images = runner.draw(batch)
+                    images = runner.draw(batch).images
             for metric, values in paired_values(images, reference, net)[0].items():
                 rows.setdefault(metric, []).append(values)
         joined = {metric: np.concatenate(parts) for metric, parts in rows.items()}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +21,9 @@ import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.latency import paired
 from autotune.scoring.metrics import psnr
-from autotune.scoring.pipeline import ModelSpec, PipelineRunner
+from autotune.scoring.pipeline import PipelineRunner
 from autotune.search.experiment import load_experiment
+from autotune.search.run import model_spec
 
 OUT = Path("runs/demo")
 SEARCH_SECONDS = 100  # with profile and certification the search stays within six minutes on two cores
@@ -54,13 +56,13 @@ def main() -> None:
     summary = json.loads((OUT / "summary.json").read_text())
     chosen = summary["tiers"].get("balanced") or summary["front"][0]
     preset = xslim.load_preset(OUT / chosen["preset"])
-    loaded = load_experiment(experiment).model
-    spec = ModelSpec(loaded.path, loaded.num_steps, loaded.guidance_scale, loaded.dtype, batch=SHOWN)
-    runner = PipelineRunner(spec)
-    cases = tuple(Case(loaded.prompts[i % len(loaded.prompts)], FIRST_SEED + i) for i in range(SHOWN))
-    uncached = runner.draw(cases)
+    loaded = load_experiment(experiment)
+    runner = PipelineRunner(replace(model_spec(loaded), batch=SHOWN))
+    prompts = loaded.model.prompts
+    cases = tuple(Case(prompts[i % len(prompts)], FIRST_SEED + i) for i in range(SHOWN))
+    uncached = runner.draw(cases).images
     with xslim.attach(runner.pipe, preset) as session:
-        cached = runner.draw(cases)
+        cached = runner.draw(cases).images
     latency = paired(runner, cases, preset.policy, ROUNDS, 0.0)
     quality = psnr(cached, uncached)
     picture = OUT / "side_by_side.png"

@@ -129,7 +129,7 @@ class PipelineEvaluator:
                 with xslim.attach(
                     self._runner.pipe, policy, num_steps=self._runner.spec.num_steps
                 ) as session:
-                    images = self._runner.draw(batch)
+                    images = self._runner.draw(batch).images
                 drawing += time.perf_counter() - start
                 traces.append([(record.actions, record.macs) for record in session.trace.records])
                 actions = actions or session.trace.actions

@@ -132,7 +132,7 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
         runner.pipe.scheduler,
         runner.spec.num_steps,
         latent_shape,
-        runner.spec.guidance_scale,
+        runner.guidance_scale,
     )
     sensitivity = _sensitivity(runner, tuple(cases)[:sensitivity_cases], gram)
     found = jumps(curve)
@@ -240,7 +240,7 @@ def _sensitivity(
 ) -> NDArray[np.float64]:
     """Picture error per unit of residual error, measured by holding the residual at one step at a time."""
     steps = runner.spec.num_steps
-    reference = runner.draw(cases)
+    reference = runner.draw(cases).images
     # length of the residual's change at each step, over the rows of all profiled cases
     diagonal = np.einsum("rii->ri", gram)
     off = np.einsum("rii->ri", gram[:, 1:, :-1])
@@ -249,7 +249,7 @@ def _sensitivity(
     for step in range(1, steps):
         pattern = "F" * step + "." + "F" * (steps - step - 1)
         with xslim.attach(runner.pipe, Policy.from_pattern(pattern), num_steps=steps):
-            drawn = runner.draw(cases)
+            drawn = runner.draw(cases).images
         error = float((drawn - reference).square().mean().sqrt())
         result[step] = error / lengths[step - 1]
     result[0] = result[1]

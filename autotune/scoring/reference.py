@@ -1,79 +1,127 @@
-"""Reference outputs: uncached pictures on disk by content hash, shared by workers and later searches."""
+"""Reference outputs: what the uncached model draws, on disk by content hash, shared by workers and searches."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-import zipfile
-import zlib
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from autotune.scoring.case import Case
-from autotune.scoring.pipeline import PipelineRunner, model_sha256
+from autotune.scoring.drawn import Drawn
+from autotune.scoring.entry import DamagedEntryError, Entry, read_entry, write_entry
+from autotune.scoring.fingerprint import code_versions, model_sha256, numerics
+from autotune.scoring.locking import file_lock
+from autotune.scoring.pipeline import PipelineRunner
+from xslim.errors import ConfigError
+from xslim.policy.preset import config_sha256
 
-FORMAT = 1  # rises when the way references are drawn changes
+log = logging.getLogger(__name__)
+FORMAT = 2  # of an entry; rises when what it holds changes
+SUFFIX = ".safetensors"
+LOCK_TIMEOUT_S = 3600.0  # a batch of clips may take this long; then it is drawn twice
+# fields of a spec that say where a model lies and runs; what it is and how it rounds is hashed by itself
+ELSEWHERE = ("path", "revision", "variant", "device", "batch")
 
 
 class ReferenceStore:
-    """Uncached pictures of batches. Writes are atomic; an entry that fails its checksum is redrawn."""
+    """Uncached outputs of batches, each drawn once.
 
-    def __init__(self, folder: Path, runner: PipelineRunner) -> None:
+    A batch that two workers miss at once is drawn by one of them, the other waits for it. An entry that is
+    cut, altered or of another key is drawn again, and the first such is warned of.
+
+    Args:
+        folder: any number of workers and searches may share it.
+        runner: draws what is missing; its model must be detached then.
+        lock_timeout_s: how long to wait for another worker's drawing.
+    """
+
+    def __init__(
+        self, folder: Path, runner: PipelineRunner, lock_timeout_s: float = LOCK_TIMEOUT_S
+    ) -> None:
         self._folder = folder
         self._runner = runner
-        spec = {k: v for k, v in asdict(runner.spec).items() if k not in ("path", "batch", "device")}
+        self._timeout_s = lock_timeout_s
+        self._warned: set[str] = set()
+        scheduler = runner.pipe.scheduler
         self._identity = {
             "format": FORMAT,
-            "model": model_sha256(runner.spec.path),
-            "scheduler": type(runner.pipe.scheduler).__name__,
-            "device": runner.device.type,
-            "torch": torch.__version__,
-            **spec,
+            "model": model_sha256(runner.spec.path, runner.pipe),
+            "pipeline": type(runner.pipe).__name__,
+            "scheduler": [type(scheduler).__name__, config_sha256(scheduler.config)],
+            "request": {k: v for k, v in asdict(runner.spec).items() if k not in ELSEWHERE},
+            "code": code_versions(),
+            "numerics": numerics(runner.device),
         }
 
     def key(self, batch: Sequence[Case]) -> str:
-        """Content hash of one batch; its size is part of it, because kernels round by batch size."""
+        """Content hash of one batch; all its cases are part of it, because kernels round by batch size."""
         entry = {**self._identity, "cases": [asdict(case) for case in batch]}
         return sha256(json.dumps(entry, sort_keys=True).encode()).hexdigest()
 
-    def images(self, batch: Sequence[Case]) -> Tensor:
-        """Return the uncached pictures of one batch, drawn when they are not stored.
+    def outputs(self, batch: Sequence[Case]) -> Drawn:
+        """Return what the uncached model draws for one batch; it is drawn when it is not stored.
 
-        Shape [cases, channels, height, width] in [0, 1]. The model must be detached.
+        Raises:
+            ConfigError: the uncached model draws values that are not finite.
         """
-        path = self._folder / f"{self.key(batch)}.npz"
-        stored = _read(path)
-        if stored is None:
-            stored = self._runner.draw(batch).numpy()
-            _write(path, stored)
-        return torch.from_numpy(stored)
+        key = self.key(batch)
+        found = self._read(key)
+        if found is not None:
+            return found
+        with self._lock(key):
+            found = self._read(key)  # another worker may have drawn it in the meantime
+            if found is None:
+                found = self._draw(batch)
+                self._write(key, batch, found)
+        return found
+
+    def _path(self, key: str) -> Path:
+        return self._folder / f"{key}{SUFFIX}"
+
+    def _lock(self, key: str):
+        try:
+            return file_lock(self._folder / f"{key}.lock", self._timeout_s)
+        except OSError as error:
+            raise
+
+    def _draw(self, batch: Sequence[Case]) -> Drawn:
+        drawn = self._runner.draw(batch)
+        if not (drawn.images.isfinite().all() and drawn.latents.isfinite().all()):
+            raise ConfigError(
+                f"the uncached model draws values that are not finite in {self._runner.spec.dtype}; "
+                "give another dtype, such as bfloat16 or float32",
+                key="model.dtype",
+            )
+        return drawn
+
+    def _read(self, key: str) -> Drawn | None:
+        path = self._path(key)
+        try:
+            entry = read_entry(path, key)
+            return None if entry is None else Drawn(entry.tensors["images"], entry.tensors["latents"])
+        except DamagedEntryError as error:
+            self._warn("damaged", f"{path}: damaged: {error}; such references are drawn again")
+            return None
+
+    def _write(self, key: str, batch: Sequence[Case], drawn: Drawn) -> None:
+        facts = {**self._identity, "cases": [asdict(case) for case in batch]}
+        entry = Entry({"images": drawn.images, "latents": drawn.latents}, facts)
+        try:
+            write_entry(self._path(key), key, entry)
+        except OSError as error:
+            self._warn("write", f"{self._folder}: cannot write ({error}); references are drawn every time")
+
+    def _warn(self, kind: str, text: str) -> None:
+        """Warn of the first of its kind."""
+        if kind not in self._warned:
+            self._warned.add(kind)
+            log.warning("%s", text)
 
 
-def _read(path: Path) -> np.ndarray | None:
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as entry:
-            images: np.ndarray = entry["images"]
-            if str(entry["sha256"]) == sha256(images.tobytes()).hexdigest():
-                return images
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
-        pass  # absent or damaged: drawn again
-    return None
-
-
-def _write(path: Path, images: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, images=images, sha256=np.array(sha256(images.tobytes()).hexdigest()))
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+def stored(folder: Path) -> tuple[int, int]:
+    """Return how many batches are stored in a folder, and their bytes."""
+    sizes = [path.stat().st_size for path in folder.glob(f"*{SUFFIX}")]
+    return len(sizes), sum(sizes)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from autotune.search.model import Model
 from autotune.search.objective import METRIC_NAMES, SCALAR_NAMES, Bound
 from autotune.search.space import SearchSpace
 from xslim.errors import ConfigError
@@ -15,17 +16,6 @@ from xslim.policy.document import Document, parse_yaml, read_yaml, suggest
 
 SCHEMA_VERSION = 1
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
-
-
-class Model(Document):
-    """What is run. Keys as in `ModelSpec`."""
-
-    path: Annotated[str, Field(min_length=1)]
-    num_steps: Annotated[int, Field(ge=2, le=10_000)] = 50
-    guidance_scale: Annotated[float, Field(ge=0.0, le=100.0)] = 1.5
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    device: Annotated[str, Field(min_length=1)] = "auto"
-    prompts: Annotated[tuple[int | str, ...], Field(strict=False, min_length=1)]
 
 
 class Search(Document):
@@ -133,7 +123,7 @@ class Experiment(Document):
 
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
-    """Read an experiment and apply `KEY=VALUE` overrides.
+    """Read an experiment and its prompts, and apply `KEY=VALUE` overrides.
 
     Args:
         path: the YAML file.
@@ -149,13 +139,14 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     for override in overrides:
         _apply(merged, override)
     try:
-        return Experiment.parse(merged)
+        experiment = Experiment.parse(merged)
     except ConfigError as error:
         keys = [override.partition("=")[0] for override in overrides]
         from_command = any(
             f"{error.key}.".startswith(f"{key}.") or key.startswith(f"{error.key}.") for key in keys
         )
         raise error.at(source="--set" if from_command else str(path)) from None
+    return experiment.model_copy(update={"model": experiment.model.with_prompts(path)})
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.measurement import Measurement
-from autotune.scoring.pipeline import ModelSpec, check_model_folder
+from autotune.scoring.pipeline import Memory, ModelSpec, check_model_folder
 from autotune.scoring.profile import Profile
 from autotune.search.certify import candidates, certify
 from autotune.search.dispatch import Dispatcher
@@ -54,6 +54,14 @@ class Outcome:
     interrupted: bool
 
 
+def model_spec(experiment: Experiment) -> ModelSpec:
+    """Say which model workers load and how they call it; a local path is made absolute."""
+    data = experiment.model.model_dump(exclude={"prompts", "prompts_file", "seconds_per_image"})
+    path = str(Path(data["path"]).resolve()) if Path(data["path"]).exists() else data["path"]
+    memory = Memory(**data["memory"])
+    return ModelSpec(**{**data, "path": path, "memory": memory, "batch": experiment.cases.batch})
+
+
 def evaluator_spec(experiment: Experiment, folder: Path, threads: int | None) -> EvaluatorSpec:
     """Say how workers build their evaluator.
 
@@ -73,15 +81,7 @@ def evaluator_spec(experiment: Experiment, folder: Path, threads: int | None) ->
             f"got {stats!r}, which is no file; give the features' .npz, or null",
             key="metrics.reference_stats",
         )
-    path = model.path
-    spec = ModelSpec(
-        path=str(Path(path).resolve()) if Path(path).exists() else path,
-        num_steps=model.num_steps,
-        guidance_scale=model.guidance_scale,
-        dtype=model.dtype,
-        device=model.device,
-        batch=experiment.cases.batch,
-    )
+    spec = model_spec(experiment)
     net = str(Path(experiment.metrics.net).resolve())
     return EvaluatorSpec(spec, net, str((folder / "references").resolve()), threads)
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import xslim
 from autotune.scoring.case import Case
+from autotune.scoring.drawn import Drawn
 from autotune.scoring.latency import a_a_floor, paired
 from autotune.scoring.pipeline import PipelineRunner, check_model_folder, model_sha256
 from autotune.scoring.reference import ReferenceStore
@@ -91,13 +91,15 @@ def test_the_models_hash_is_of_its_configs_and_weights(tmp_path: Path) -> None:
 
 
 def test_pictures_are_those_of_their_cases(runner: PipelineRunner) -> None:
-    images = runner.draw(CASES)
+    images = runner.draw(CASES).images
     assert images.shape[0] == 3
     assert (images.dtype, images.device.type) == (torch.float32, "cpu")
     assert 0 <= images.min() < images.max() <= 1
-    assert torch.equal(images, runner.draw(CASES))
-    assert torch.allclose(images[[2, 0, 1]], runner.draw([CASES[2], CASES[0], CASES[1]]), atol=1e-4)
-    assert not torch.allclose(images, runner.draw([replace(case, seed=9) for case in CASES]), atol=1e-2)
+    assert torch.equal(images, runner.draw(CASES).images)
+    assert torch.allclose(images[[2, 0, 1]], runner.draw([CASES[2], CASES[0], CASES[1]]).images, atol=1e-4)
+    assert not torch.allclose(
+        images, runner.draw([replace(case, seed=9) for case in CASES]).images, atol=1e-2
+    )
 
 
 def test_batches_are_of_the_specs_size(runner: PipelineRunner) -> None:
@@ -126,7 +128,7 @@ def test_latency_comes_in_pairs(runner: PipelineRunner, monkeypatch: pytest.Monk
     drawn: list[int] = []
     draw = PipelineRunner.draw
 
-    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Tensor:
+    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:
         drawn.append(len(attached))
         return draw(self, cases, num_steps)
 
@@ -155,7 +157,7 @@ class CountedRunner(PipelineRunner):
         self.__dict__.update(runner.__dict__)
         self.drawn = 0
 
-    def draw(self, cases: tuple[Case, ...], num_steps: int | None = None) -> Tensor:  # type: ignore[override]
+    def draw(self, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:  # type: ignore[override]
         self.drawn += 1
         return super().draw(cases, num_steps)
 

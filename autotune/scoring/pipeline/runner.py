@@ -1,0 +1,108 @@
+"""The runner: a loaded pipeline that draws cases."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from torch import Tensor
+
+from autotune.scoring.case import Case
+from autotune.scoring.drawn import Drawn
+from autotune.scoring.pipeline.loading import load, transformers
+from autotune.scoring.pipeline.request import RequestPlan
+from autotune.scoring.pipeline.spec import ModelSpec
+from autotune.scoring.pipeline.timer import LoopTimer, timed
+from xslim.errors import ConfigError
+
+OUTPUTS = ("images", "frames")  # of a pipeline's result: pictures, or clips
+
+
+class PipelineRunner:
+    """A loaded pipeline that draws cases.
+
+    Attributes:
+        spec: which model it is, and how a request looks.
+        device: that it computes on.
+        pipe: the pipeline.
+
+    Raises:
+        ConfigError: the folder is no pipeline, or a setting does not fit it or this machine.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        self.pipe, self.device = load(spec)
+        self._plan = RequestPlan(spec, self.pipe)
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The call's `guidance_scale`, as given or by default; None where the call takes none."""
+        return self._plan.guidance_scale
+
+    def draw(self, cases: Sequence[Case], num_steps: int | None = None) -> Drawn:
+        """Draw the cases in one batch.
+
+        Raises:
+            ConfigError: a prompt is of the wrong kind, or the pipeline drew another size than asked.
+        """
+        arguments = self._plan.arguments(cases, num_steps or self.spec.num_steps)
+        with _last_latents(self.pipe.scheduler) as seen:
+            result = self.pipe(**arguments)
+        images = next((getattr(result, name) for name in OUTPUTS if hasattr(result, name)), None)
+        if not isinstance(images, Tensor) or not seen:
+            raise ConfigError(
+                f"got a {type(self.pipe).__name__}, which draws neither pictures nor clips by its scheduler",
+                key="model.path",
+            )
+        self._check_size(images)
+        # DiT's scheduler works on the batch that guidance has doubled: the first half is what is decoded
+        latents = seen[-1][: len(cases)]
+        return Drawn(images.detach().float().cpu().clamp(0, 1), latents.detach().float().cpu())
+
+    def _check_size(self, images: Tensor) -> None:
+        height, width = images.shape[-2:]
+        sizes = [("height", height), ("width", width)]
+        if images.ndim == 5:
+            sizes.append(("num_frames", images.shape[1]))
+        for name, drawn in sizes:
+            asked = getattr(self.spec, name)
+            if asked is not None and asked != drawn:
+                raise ConfigError(
+                    f"got {asked}; the pipeline drew {drawn}, a multiple of its patches; give {drawn}",
+                    key=f"model.{name}",
+                )
+
+    def batches(self, cases: Sequence[Case]) -> Iterator[tuple[Case, ...]]:
+        """Cut cases into batches of the spec's size."""
+        for start in range(0, len(cases), self.spec.batch):
+            yield tuple(cases[start : start + self.spec.batch])
+
+    def loop_timer(self) -> AbstractContextManager[LoopTimer]:
+        """Time the denoising loop of the calls inside."""
+        return timed(transformers(self.pipe), self.device)
+
+
+@contextmanager
+def _last_latents(scheduler: Any) -> Iterator[list[Tensor]]:
+    """Keep the last `prev_sample` that a scheduler returns; its `step` keeps name and signature."""
+    seen: list[Tensor] = []
+    had = "step" in vars(scheduler)
+    step = scheduler.step
+
+    @functools.wraps(step)
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        seen[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
+        return result
+
+    scheduler.step = watched
+    try:
+        yield seen
+    finally:
+        if had:
+            scheduler.step = step
+        else:
+            del scheduler.step
