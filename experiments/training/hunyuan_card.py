@@ -15,7 +15,6 @@ from pathlib import Path
 
 import torch
 from diffusers import HunyuanVideoPipeline
-from PIL import Image
 from torch import Tensor
 
 from experiments.training import quality
@@ -63,8 +62,9 @@ def measure(
     right = [name == motion.direction for name, motion in zip(directions(clips), motions, strict=True)]
     moved = (centres(clips)[:, -1] - centres(clips)[:, 0]).abs().max(1).values
     training, training_labels = training_images()
-    sheet(clips[:SHOWN]).save(args.model / "samples.png")
-    film(clips[: SHOWN * 2], args.model / "samples.gif")
+    frames = clips.transpose(1, 2)
+    quality.grid(frames[:SHOWN].flatten(0, 1), FRAMES).save(args.model / "samples.png")  # a clip a row
+    quality.film(frames[: SHOWN * 2], args.model / "samples.gif", columns=SHOWN)
     return {
         "samples": args.samples,
         "direction_right": quality.share(torch.tensor(right)),
@@ -72,17 +72,6 @@ def measure(
         "frames": {str(frame): readers.shares(crops(clips, frame), labels) for frame in READ_FRAMES},
         **quality.memory(crops(clips, FRAMES // 2), labels, training / 2 + 0.5, training_labels),
     }
-
-
-def sheet(clips: Tensor) -> Image.Image:
-    """A contact sheet, one clip a row. Shape [n, 1, t, h, w] in [0, 1]."""
-    return quality.grid(clips.transpose(1, 2).flatten(0, 1), clips.shape[2])
-
-
-def film(clips: Tensor, path: Path) -> None:
-    """Write an animation of clips side by side, two rows."""
-    frames = [quality.grid(clips[:, :, i], len(clips) // 2, scale=3) for i in range(clips.shape[2])]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=120, loop=0)
 
 
 def main() -> None:

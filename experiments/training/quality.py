@@ -66,7 +66,7 @@ def nearest_among(training: Tensor) -> float:
     """Median distance of a training picture to the nearest other one."""
     apart = torch.cdist(training.flatten(1), training.flatten(1)) / training[0].numel() ** 0.5
     apart.fill_diagonal_(torch.inf)
-    return apart.min(1).values.median().item()
+    return float(apart.min(1).values.median())
 
 
 def diversity(images: Tensor, labels: Tensor) -> float:
@@ -99,6 +99,12 @@ def grid(images: Tensor, columns: int, scale: int = 2) -> Image.Image:
     tiled = (torch.cat(rows, dim=-2)[0] * 255).round().to(torch.uint8).numpy()
     picture = Image.fromarray(tiled)
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+
+
+def film(clips: Tensor, path: Path, columns: int | None = None) -> None:
+    """Write an animation of clips [n, t, 1, h, w] in [0, 1], tiled row by row."""
+    frames = [grid(clips[:, i], columns or len(clips), scale=3) for i in range(clips.shape[1])]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=120, loop=0)
 
 
 def store_features(path: Path, total: int, draw: Callable[[int], Tensor], batch: int) -> None:

@@ -1,0 +1,91 @@
+"""Draw with a reference model: its prompts and seeds in, pictures or a clip out.
+
+    python -m experiments.generate flux-digits "a four left of a nine" three --out runs/pictures.png
+    python -m experiments.generate hunyuan-digits "seven moving right" --out runs/clip.gif
+    python -m experiments.generate dit-digits 3 --preset dit-digits/fast --out runs/three.png
+
+The folders under `experiments/models/` load with `DiffusionPipeline.from_pretrained` like any other. Their
+text encoders know few words and short prompts, so size, prompt length and prompt template have to be given
+with every call; `load` does that, from the model's experiment.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import xslim
+from autotune.scoring.case import Case
+from autotune.scoring.drawn import Drawn
+from autotune.scoring.pipeline import PipelineRunner
+from autotune.search.experiment import load_experiment
+from autotune.search.run import model_spec
+
+EXPERIMENTS = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class ReferenceModel:
+    """A loaded reference model.
+
+    Attributes:
+        pipe: the diffusers pipeline, to attach presets to.
+        draw: prompts (class labels for dit-digits) and first seed -> what was drawn, one seed a prompt.
+    """
+
+    pipe: Any
+    draw: Callable[[Sequence[int | str], int], Drawn]
+
+
+def load(name: str) -> ReferenceModel:
+    """Load a model by the name of its experiment, with the call arguments written there.
+
+    Raises:
+        ConfigError: there is no such experiment, or its model cannot be loaded.
+    """
+    experiment = load_experiment(EXPERIMENTS / f"{name}.yaml")
+    runner = PipelineRunner(model_spec(experiment))
+
+    def draw(prompts: Sequence[int | str], seed: int = 0) -> Drawn:
+        return runner.draw([Case(prompt, seed + i) for i, prompt in enumerate(prompts)])
+
+    return ReferenceModel(runner.pipe, draw)
+
+
+def save(drawn: Drawn, path: Path) -> None:
+    """Write pictures side by side as PNG, clips side by side as GIF (or a contact sheet, by the suffix)."""
+    from experiments.training.quality import film, grid
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not drawn.is_video:
+        grid(drawn.images, len(drawn.images)).save(path)
+    elif path.suffix == ".gif":
+        film(drawn.images, path)
+    else:
+        grid(drawn.images.flatten(0, 1), drawn.images.shape[1]).save(path)
+
+
+def main() -> None:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("model", help="dit-digits, flux-digits or hunyuan-digits")
+    parser.add_argument("prompts", nargs="+", help="prompts, or class labels for dit-digits")
+    parser.add_argument("--seed", type=int, default=0, help="of the first picture")
+    parser.add_argument("--preset", help="a preset's path or shipped name")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    model = load(args.model)
+    prompts = [int(p) if p.isdecimal() else p for p in args.prompts]
+    if args.preset is None:
+        save(model.draw(prompts, args.seed), args.out)
+        return
+    with xslim.attach(model.pipe, xslim.load_preset(args.preset)) as session:
+        save(model.draw(prompts, args.seed), args.out)
+    print(f"{session.trace.actions}  compute fraction {session.trace.compute_fraction:.3f}")
+
+
+if __name__ == "__main__":
+    main()
