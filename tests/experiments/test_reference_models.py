@@ -61,7 +61,8 @@ def test_they_have_what_their_families_have(name: str) -> None:
     assert config.guidance_embeds
     assert config.num_layers >= 2
     assert config.num_single_layers >= 2
-    assert type(pipe).__name__ == {"flux-digits": "FluxPipeline", "hunyuan-digits": "HunyuanVideoPipeline"}[name]
+    kinds = {"flux-digits": "FluxPipeline", "hunyuan-digits": "HunyuanVideoPipeline"}
+    assert type(pipe).__name__ == kinds[name]
 
 
 @pytest.mark.parametrize(("name", "call"), [("flux-digits", flux.CALL), ("hunyuan-digits", hunyuan.CALL)])
@@ -69,8 +70,8 @@ def test_the_experiment_calls_the_model_as_its_card_was_measured(name: str, call
     spec = generate.load_experiment(generate.EXPERIMENTS / f"{name}.yaml").model
     sizes = {key: getattr(spec, key) for key in ("height", "width", "num_frames") if getattr(spec, key)}
     assert {**spec.arguments, **sizes} == call
-    numbers = card(name)
-    assert (spec.guidance_scale, spec.num_steps) == (numbers["guidance_scale"], numbers["num_inference_steps"])
+    measured = (card(name)["guidance_scale"], card(name)["num_inference_steps"])
+    assert (spec.guidance_scale, spec.num_steps) == measured
 
 
 def test_flux_digits_draws_what_the_prompts_say() -> None:
