@@ -2,7 +2,7 @@
 
 python -m experiments.demo dit-digits
 
-Writes everything into `runs/demo/`: the search, and `side_by_side.png`.
+Writes everything into `runs/demo/` (another model: `runs/demo-<model>/`): the search, and `side_by_side.png`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -24,8 +25,10 @@ from autotune.scoring.metrics import psnr
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.search.experiment import load_experiment
 from autotune.search.run import model_spec
+from experiments.training.quality import film
 
 OUT = Path("runs/demo")
+DEFAULT = "dit-digits"
 SEARCH_SECONDS = 100  # with profile and certification the search stays within six minutes on two cores
 SETTINGS = (
     f"search.max_seconds={SEARCH_SECONDS}",
@@ -45,17 +48,18 @@ GAP = 6
 
 def main() -> None:
     """Command line entry."""
-    model = sys.argv[1] if len(sys.argv) > 1 else "dit-digits"
+    model = sys.argv[1] if len(sys.argv) > 1 else DEFAULT
+    out = OUT if model == DEFAULT else OUT.with_name(f"{OUT.name}-{model}")
     experiment = Path("experiments") / f"{model}.yaml"
     sets = [part for setting in SETTINGS for part in ("--set", setting)]
-    command = [sys.executable, "-m", "autotune.cli.main", "search", str(experiment), "--out", str(OUT)]
-    resume = ["--resume"] if (OUT / "manifest.json").exists() else []
+    command = [sys.executable, "-m", "autotune.cli.main", "search", str(experiment), "--out", str(out)]
+    resume = ["--resume"] if (out / "manifest.json").exists() else []
     done = subprocess.run([*command, *resume, *sets], check=False)
     if done.returncode:
         sys.exit(done.returncode)
-    summary = json.loads((OUT / "summary.json").read_text())
+    summary = json.loads((out / "summary.json").read_text())
     chosen = summary["tiers"].get("balanced") or summary["front"][0]
-    preset = xslim.load_preset(OUT / chosen["preset"])
+    preset = xslim.load_preset(out / chosen["preset"])
     loaded = load_experiment(experiment)
     runner = PipelineRunner(replace(model_spec(loaded), batch=SHOWN))
     prompts = loaded.model.prompts
@@ -65,7 +69,7 @@ def main() -> None:
         cached = runner.draw(cases).images
     latency = paired(runner, cases, preset.policy, ROUNDS, 0.0)
     quality = psnr(cached, uncached)
-    picture = OUT / "side_by_side.png"
+    picture = out / "side_by_side.png"
     side_by_side(uncached, cached, latency.speedup).save(picture)
     print(f"\n{preset.name} on {SHOWN} unseen seeds")
     print(f"  actions           {session.trace.actions}")
@@ -74,17 +78,26 @@ def main() -> None:
     print(f"  measured speedup  {latency.speedup:.2f}x, median of {pairs} interleaved pairs")
     print(f"  PSNR to uncached  {float(quality.mean()):.1f} dB mean, {float(quality.min()):.1f} dB worst")
     print(f"\nside by side  {picture}")
-    print(f"plot          {OUT / 'pareto.png'}")
-    print(f"presets       {OUT / 'presets'}")
-    print(f"MLflow store  {OUT / 'mlflow.db'}")
-    store = f"sqlite:///{(OUT / 'mlflow.db').resolve()}"
+    if uncached.ndim == 5:
+        film(torch.cat([uncached, cached]), picture.with_suffix(".gif"), columns=SHOWN)
+        print(f"as clips      {picture.with_suffix('.gif')}, uncached above")
+    print(f"plot          {out / 'pareto.png'}")
+    print(f"presets       {out / 'presets'}")
+    print(f"MLflow store  {out / 'mlflow.db'}")
+    store = f"sqlite:///{(out / 'mlflow.db').resolve()}"
     print(f"MLflow UI     .venv/bin/mlflow ui --backend-store-uri {store}")
-    print(f"the table     .venv/bin/autotune show {OUT}")
+    print(f"the table     .venv/bin/autotune show {out}")
     print("\nA bound such as psnr_p5 is the 5th percentile of many pictures; single ones may lie below.")
 
 
 def side_by_side(uncached: Tensor, cached: Tensor, speedup: float) -> Image.Image:
-    """Three rows: uncached, cached, and their difference times ten. Shapes [n, c, h, w] in [0, 1]."""
+    """Three rows: uncached, cached, and their difference times ten.
+
+    Shapes: pictures [n, c, h, w], or clips [n, t, c, h, w] of which the first is shown frame by frame; values
+    in [0, 1].
+    """
+    if uncached.ndim == 5:
+        uncached, cached = uncached[0], cached[0]
     rows = [uncached, cached, ((cached - uncached).abs() * 10).clamp(0, 1)]
     names = ["uncached", f"preset, {speedup:.1f}x", "difference x10"]
     side = (uncached.shape[-1] * SCALE, uncached.shape[-2] * SCALE)
