@@ -28,9 +28,10 @@ SCENES = all_scenes()
 SINGLES, PAIRS = SCENES[:NUM_CLASSES], SCENES[NUM_CLASSES:]
 
 
-def pick(pool: list[Scene], first: int, count: int) -> list[Scene]:
-    """Scenes in an order that mixes digits and relations."""
-    return [pool[(first + i) * 7 % len(pool)] for i in range(count)]
+def scenes_from(first: int, count: int) -> list[Scene]:
+    """Scenes number `first` and on: single digits and pairs in turn, in an order that mixes them."""
+    pools = [SINGLES, PAIRS]
+    return [pools[i % 2][i // 2 * 7 % len(pools[i % 2])] for i in range(first, first + count)]
 
 
 def draw(pipe: FluxPipeline, scenes: list[Scene], first_seed: int, guidance: float, steps: int) -> Tensor:
@@ -50,24 +51,19 @@ def draw(pipe: FluxPipeline, scenes: list[Scene], first_seed: int, guidance: flo
     return torch.cat(pictures)
 
 
-def measure(pipe: FluxPipeline, readers: quality.Readers, args: argparse.Namespace) -> dict[str, object]:
-    """Draw singles and pairs; return the card's numbers and save its pictures."""
-    half = args.samples // 2
-    singles, pairs = pick(SINGLES, 0, half), pick(PAIRS, 0, half)
-    first = quality.FIRST_SEED
-    images = draw(pipe, singles, first, args.guidance, args.steps)
-    digits, labels = crops(images, singles)
-    paired = draw(pipe, pairs, first + half, args.guidance, args.steps)
-    pair_digits, pair_labels = crops(paired, pairs)
+def measure(images: Tensor, scenes: list[Scene], readers: quality.Readers, folder: Path) -> dict[str, object]:
+    """Return the card's numbers of pictures of `scenes`; save the card's pictures."""
+    single, pair = images[0::2], images[1::2]
+    digits, labels = crops(single, scenes[0::2])
+    pair_digits, pair_labels = crops(pair, scenes[1::2])
     training, training_labels = training_images()
     training = training / 2 + 0.5
-    both = torch.cat([images[: SHOWN * 2], paired[: SHOWN * 4]])
-    quality.grid(both, SHOWN).save(args.model / "samples.png")
+    quality.grid(torch.cat([single[: SHOWN * 2], pair[: SHOWN * 4]]), SHOWN).save(folder / "samples.png")
     _, index = quality.nearest(digits, training)
     rows = torch.stack([digits[:SHOWN], training[index[:SHOWN]]]).flatten(0, 1)
-    quality.grid(rows, SHOWN).save(args.model / "nearest.png")
+    quality.grid(rows, SHOWN).save(folder / "nearest.png")
     return {
-        "samples": {"single": half, "pair": half},
+        "samples": {"single": len(single), "pair": len(pair)},
         "single": readers.shares(digits, labels),
         "pair_digits": readers.shares(pair_digits, pair_labels),
         **quality.memory(digits, labels, training, training_labels),
@@ -88,11 +84,13 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     readers = quality.Readers()
     start = time.monotonic()
+    scenes = scenes_from(0, args.samples)
+    images = draw(pipe, scenes, quality.FIRST_SEED, args.guidance, args.steps)
     numbers = {
         "first_seed": quality.FIRST_SEED,
         "guidance_scale": args.guidance,
         "num_inference_steps": args.steps,
-        **measure(pipe, readers, args),
+        **measure(images, scenes, readers, args.model),
         "seconds": round(time.monotonic() - start, 1),
     }
     print(json.dumps(numbers))
@@ -100,9 +98,11 @@ def main() -> None:
 
     @torch.no_grad()
     def features(first: int) -> Tensor:
-        scenes = pick(SCENES, first, BATCH)
-        images = draw(pipe, scenes, quality.FIRST_SEED + first, args.guidance, args.steps)
-        return readers.net(images).features
+        pictures = images[first : first + BATCH]  # the measured ones first
+        if len(pictures) < BATCH:
+            more = scenes_from(first, BATCH)
+            pictures = draw(pipe, more, quality.FIRST_SEED + first, args.guidance, args.steps)
+        return readers.net(pictures).features
 
     if args.features:
         quality.store_features(args.stats, args.features, features, BATCH)

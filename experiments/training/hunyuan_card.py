@@ -53,20 +53,18 @@ def draw(
 
 
 def measure(
-    pipe: HunyuanVideoPipeline, readers: quality.Readers, args: argparse.Namespace
+    clips: Tensor, motions: list[Motion], readers: quality.Readers, folder: Path
 ) -> dict[str, object]:
-    """Draw clips; return the card's numbers and save its pictures."""
-    motions = pick(0, args.samples)
-    clips = draw(pipe, motions, quality.FIRST_SEED, args.guidance, args.steps)
+    """Return the card's numbers of clips of `motions`; save the card's pictures."""
     labels = torch.tensor([motion.digit for motion in motions])
     right = [name == motion.direction for name, motion in zip(directions(clips), motions, strict=True)]
     moved = (centres(clips)[:, -1] - centres(clips)[:, 0]).abs().max(1).values
     training, training_labels = training_images()
     frames = clips.transpose(1, 2)
-    quality.grid(frames[:SHOWN].flatten(0, 1), FRAMES).save(args.model / "samples.png")  # a clip a row
-    quality.film(frames[: SHOWN * 2], args.model / "samples.gif", columns=SHOWN)
+    quality.grid(frames[:SHOWN].flatten(0, 1), FRAMES).save(folder / "samples.png")  # a clip a row
+    quality.film(frames[: SHOWN * 2], folder / "samples.gif", columns=SHOWN)
     return {
-        "samples": args.samples,
+        "samples": len(clips),
         "direction_right": quality.share(torch.tensor(right)),
         "pixels_moved": {"median": moved.median().item(), "p5": moved.quantile(0.05).item()},
         "frames": {str(frame): readers.shares(crops(clips, frame), labels) for frame in READ_FRAMES},
@@ -88,11 +86,13 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     readers = quality.Readers()
     start = time.monotonic()
+    motions = pick(0, args.samples)
+    clips = draw(pipe, motions, quality.FIRST_SEED, args.guidance, args.steps)
     numbers = {
         "first_seed": quality.FIRST_SEED,
         "guidance_scale": args.guidance,
         "num_inference_steps": args.steps,
-        **measure(pipe, readers, args),
+        **measure(clips, motions, readers, args.model),
         "seconds": round(time.monotonic() - start, 1),
     }
     print(json.dumps(numbers))
@@ -100,8 +100,11 @@ def main() -> None:
 
     @torch.no_grad()
     def features(first: int) -> Tensor:
-        clips = draw(pipe, pick(first, BATCH), quality.FIRST_SEED + first, args.guidance, args.steps)
-        frames = clips.transpose(1, 2)  # as the metrics take a clip's features: the mean over frames
+        drawn = clips[first : first + BATCH]  # the measured ones first
+        if len(drawn) < BATCH:
+            more = pick(first, BATCH)
+            drawn = draw(pipe, more, quality.FIRST_SEED + first, args.guidance, args.steps)
+        frames = drawn.transpose(1, 2)  # as the metrics take a clip's features: the mean over frames
         return readers.net(frames.flatten(0, 1)).features.unflatten(0, frames.shape[:2]).mean(1)
 
     if args.features:
