@@ -17,7 +17,7 @@ from xslim.policy.calibration import Calibration
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Policy
-from xslim.policy.preset import ModelSignature
+from xslim.policy.preset import ModelSignature, Preset
 
 COST = {Action.FULL: 1.0, Action.BLOCK: 0.6, Action.TOKEN: 0.5, Action.SKIP: 0.02}
 DIM = 8
@@ -38,8 +38,9 @@ class FormulaEvaluator:
         step = np.arange(self.num_steps)
         return 0.02 + 0.3 * np.exp(-step / 4) + 0.1 * np.exp((step - self.num_steps + 1) / 3)
 
-    def actions(self, policy: Policy) -> str:
+    def actions(self, policy: Policy | Preset) -> str:
         """Run the real controller on the curve."""
+        policy = policy.policy if isinstance(policy, Preset) else policy
         state, letters = FRESH, []
         for step, change in enumerate(self.curve()):
             reading = dict.fromkeys(policy.signals, float(change)) if step else {}
@@ -49,7 +50,7 @@ class FormulaEvaluator:
 
     def evaluate(
         self,
-        policy: Policy,
+        policy: Policy | Preset,
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
@@ -109,13 +110,13 @@ class FailingEvaluator:
 
     def evaluate(
         self,
-        policy: Policy,
+        policy: Policy | Preset,
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
     ) -> Measurement:
         """Fail, or let the inner evaluator work."""
-        if self.fails(policy):
+        if self.fails(policy.policy if isinstance(policy, Preset) else policy):
             if self.kill:
                 os._exit(1)
             raise RuntimeError("failing on purpose")

@@ -23,6 +23,7 @@ from autotune.scoring.profile import Profile, take_profile
 from autotune.scoring.reference import ReferenceStore
 from autotune.scoring.scores import PAIRED, load_net, paired_values
 from xslim.policy.policy import Policy
+from xslim.policy.preset import Preset
 
 
 class Evaluator(Protocol):
@@ -30,14 +31,15 @@ class Evaluator(Protocol):
 
     def evaluate(
         self,
-        policy: Policy,
+        policy: Policy | Preset,
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
     ) -> Measurement:
         """Draw cases under a policy; measure quality, and latency in so many A B B A rounds.
 
-        A policy whose executed trace is in `timed_traces` did work that was timed before: no latency.
+        A policy whose executed trace is in `timed_traces` did work that was timed before: no latency. A
+        preset has to fit the model and the request, or a RequestMismatchError says why not.
         """
         ...
 
@@ -88,7 +90,7 @@ class PipelineEvaluator:
 
     def evaluate(
         self,
-        policy: Policy,
+        policy: Policy | Preset,
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
@@ -98,7 +100,8 @@ class PipelineEvaluator:
         if timing_rounds == 0 or quality.trace_sha256 in timed_traces:
             return Measurement(quality, environment=environment(self._runner.device))
         batch = next(self._runner.batches(cases))
-        latency = paired(self._runner, batch, policy, timing_rounds, self._measured_floor(batch))
+        bare = policy.policy if isinstance(policy, Preset) else policy
+        latency = paired(self._runner, batch, bare, timing_rounds, self._measured_floor(batch))
         return Measurement(quality, latency, environment(self._runner.device))
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
@@ -116,20 +119,25 @@ class PipelineEvaluator:
             self._floor = a_a_floor(self._runner, batch, 1)
         return self._floor.floor
 
-    def _quality(self, policy: Policy | None, cases: Sequence[Case]) -> Quality:
+    def _quality(self, policy: Policy | Preset | None, cases: Sequence[Case]) -> Quality:
         rows: dict[str, list[np.ndarray]] = {name: [] for name in PAIRED}
         features, traces, fractions = [], [], []
         held, drawing, actions = 0, 0.0, ""
-        filled_by = None if policy is None else (policy.predictor, policy.corrector)
+        bare = policy.policy if isinstance(policy, Preset) else policy
+        filled_by = None if bare is None else (bare.predictor, bare.corrector)
         for batch in self._runner.batches(cases):
-            reference = self._store.images(batch)
-            images = reference
-            if policy is not None:
+            images = None
+            if policy is not None:  # before the reference: a preset of another model costs no drawing
                 start = time.perf_counter()
                 with xslim.attach(
-                    self._runner.pipe, policy, num_steps=self._runner.spec.num_steps
+                    self._runner.pipe,
+                    policy,
+                    num_steps=self._runner.spec.num_steps,
+                    strict=isinstance(policy, Preset),
                 ) as session:
                     images = self._runner.draw(batch).images
+                if not images.isfinite().all():
+                    raise RuntimeError("the policy draws values that are not finite")
                 drawing += time.perf_counter() - start
                 traces.append([(record.actions, record.macs) for record in session.trace.records])
                 actions = actions or session.trace.actions
@@ -138,6 +146,8 @@ class PipelineEvaluator:
                     if request.mismatch is not None:  # it ran in full: no measurement of this policy
                         raise RuntimeError(f"the policy was not applied: {request.mismatch}")
                 held = max(held, session.peak_held_bytes)
+            reference = self._store.outputs(batch).images
+            images = reference if images is None else images
             values, batch_features = paired_values(images, reference, self._net)
             for name in PAIRED:
                 rows[name].append(values[name])

@@ -1,10 +1,11 @@
-"""Reference outputs: what the uncached model draws, on disk by content hash, shared by workers and searches."""
+"""Reference outputs: what the uncached model draws, kept by content hash for all workers and searches."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +24,7 @@ FORMAT = 2  # of an entry; rises when what it holds changes
 SUFFIX = ".safetensors"
 LOCK_TIMEOUT_S = 3600.0  # a batch of clips may take this long; then it is drawn twice
 # fields of a spec that say where a model lies and runs; what it is and how it rounds is hashed by itself
-ELSEWHERE = ("path", "revision", "variant", "device", "batch")
+ELSEWHERE = ("path", "revision", "device", "batch")
 
 
 class ReferenceStore:
@@ -38,9 +39,7 @@ class ReferenceStore:
         lock_timeout_s: how long to wait for another worker's drawing.
     """
 
-    def __init__(
-        self, folder: Path, runner: PipelineRunner, lock_timeout_s: float = LOCK_TIMEOUT_S
-    ) -> None:
+    def __init__(self, folder: Path, runner: PipelineRunner, lock_timeout_s: float = LOCK_TIMEOUT_S) -> None:
         self._folder = folder
         self._runner = runner
         self._timeout_s = lock_timeout_s
@@ -48,7 +47,7 @@ class ReferenceStore:
         scheduler = runner.pipe.scheduler
         self._identity = {
             "format": FORMAT,
-            "model": model_sha256(runner.spec.path, runner.pipe),
+            "model": model_sha256(runner.spec.path, runner.spec.revision, runner.pipe),
             "pipeline": type(runner.pipe).__name__,
             "scheduler": [type(scheduler).__name__, config_sha256(scheduler.config)],
             "request": {k: v for k, v in asdict(runner.spec).items() if k not in ELSEWHERE},
@@ -81,11 +80,16 @@ class ReferenceStore:
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{SUFFIX}"
 
-    def _lock(self, key: str):
-        try:
-            return file_lock(self._folder / f"{key}.lock", self._timeout_s)
-        except OSError as error:
-            raise
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """Keep other workers from drawing the same; goes on without when that cannot be had."""
+        with ExitStack() as stack:
+            try:
+                if not stack.enter_context(file_lock(self._folder / f"{key}.lock", self._timeout_s)):
+                    log.warning("waited %.0f s for a reference of another worker", self._timeout_s)
+            except OSError as error:
+                self._warn("lock", f"{self._folder}: cannot lock ({error.strerror}); some may be drawn twice")
+            yield
 
     def _draw(self, batch: Sequence[Case]) -> Drawn:
         drawn = self._runner.draw(batch)

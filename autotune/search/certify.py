@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from autotune.scoring.case import Case, cases_sha256
+from autotune.scoring.fingerprint import code_versions
 from autotune.scoring.measurement import Latency, Measurement
+from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
 from autotune.scoring.statistics import mean_ci95, tail_ci95
-from autotune.search.dispatch import Dispatcher, RunBrokenError, last_line
+from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.experiment import Experiment
 from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, UPPER_TAIL, Bound, violations
 from autotune.search.pareto import spread
+from autotune.search.parts import Job, PartStore, measure
 from autotune.search.scorer import Scorer
 from autotune.search.store import TrialRow
 from autotune.search.study import SearchLoop
@@ -74,33 +77,42 @@ def certify(
     experiment: Experiment,
     scorer: Scorer,
     cases: tuple[Case, ...],
+    folder: Path,
     stop: Callable[[], bool],
     tell: Callable[[str], None] = lambda line: None,
 ) -> list[Certified]:
     """Measure rows on the held-out cases; fastest first. When told to stop, what is in flight is finished.
 
+    What was measured is kept in `folder`, so that a resumed search does not measure it again.
+
     Raises:
         RunBrokenError: every measurement failed.
     """
     found: list[Certified] = []
-    left = deque(rows)
     rounds = experiment.search.certify_rounds
-    while dispatcher.flying or (left and not stop()):
-        while left and dispatcher.free and not stop():
-            row = left.popleft()
-            dispatcher.submit("evaluate", cases, row, Policy.parse(row.policy), rounds)
-        for tag, result in dispatcher.wait():
-            if not isinstance(tag, TrialRow):
-                raise TypeError("a certification without its row")
-            if isinstance(result.value, Measurement):
-                found.append(_certified(tag, result.value, experiment, scorer))
-                speedup, fraction = (found[-1].scalars[name] for name in ("speedup", "compute_fraction"))
-                tell(f"certified {len(found)}/{len(rows)}: {speedup:.2f}x, compute fraction {fraction:.3f}")
-            else:
-                log.warning("trial %d cannot be certified: %s", tag.trial, last_line(result.error))
+    jobs = [Job(Policy.parse(row.policy), cases, rounds, row) for row in rows]
+    store = PartStore(folder, measuring_context(experiment))
+    for job, result in measure(dispatcher, jobs, experiment.cases.batch, store, stop):
+        if isinstance(result, Measurement):
+            found.append(_certified(job.tag, result, experiment, scorer))
+            speedup, fraction = (found[-1].scalars[name] for name in ("speedup", "compute_fraction"))
+            tell(f"certified {len(found)}/{len(rows)}: {speedup:.2f}x, compute fraction {fraction:.3f}")
+        else:
+            log.warning("trial %d cannot be certified: %s", job.tag.trial, result)
     if rows and not found and not stop():
         raise RunBrokenError("no candidate could be certified; see the warnings above")
     return sorted(found, key=lambda c: (c.scalars["latency"], c.row.trial))
+
+
+def measuring_context(experiment: Experiment) -> dict[str, Any]:
+    """What a measurement depends on besides policy and cases."""
+    return {
+        "model": experiment.model.model_dump(mode="json", exclude={"prompts", "seconds_per_image"}),
+        "batch": experiment.cases.batch,
+        "metrics": experiment.metrics.to_data(),
+        "versions": {name: metric.version for name, metric in METRICS.items()},
+        "code": code_versions(),
+    }
 
 
 def _certified(row: TrialRow, measured: Measurement, experiment: Experiment, scorer: Scorer) -> Certified:

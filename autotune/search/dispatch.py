@@ -10,6 +10,7 @@ from autotune.scoring.case import Case
 from autotune.search.executor import Executor, Task, TaskKind, TaskResult
 from xslim.errors import ConfigError, XSlimError
 from xslim.policy.policy import Policy
+from xslim.policy.preset import Preset
 
 log = logging.getLogger(__name__)
 POLL_S = 1.0
@@ -43,7 +44,7 @@ class Dispatcher:
         kind: TaskKind,
         cases: Sequence[Case],
         tag: object = None,
-        policy: Policy | None = None,
+        policy: Policy | Preset | None = None,
         count: int = 1,
         timed_traces: frozenset[str] = frozenset(),
     ) -> None:

@@ -14,6 +14,7 @@ from autotune.scoring.measurement import Measurement
 from autotune.scoring.profile import Profile
 from xslim.errors import XSlimError
 from xslim.policy.policy import Policy
+from xslim.policy.preset import Preset
 
 TaskKind = Literal["evaluate", "baseline", "profile"]
 
@@ -26,7 +27,7 @@ class Task:
         id: unique within a search, chosen by the driver.
         kind: the evaluator's method.
         cases: what is drawn.
-        policy: for `evaluate`.
+        policy: for `evaluate`; a preset has to fit the model.
         count: timing rounds, or for `profile` the sensitivity cases.
         timed_traces: executed traces whose latency is known; they are not timed again.
     """
@@ -34,7 +35,7 @@ class Task:
     id: int
     kind: TaskKind
     cases: tuple[Case, ...]
-    policy: Policy | None = None
+    policy: Policy | Preset | None = None
     count: int = 1
     timed_traces: frozenset[str] = frozenset()
 
@@ -103,7 +104,8 @@ def perform(evaluator: Evaluator, task: Task) -> TaskResult:
         return TaskResult(task, evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces))
     except Exception as error:  # the worker's border
         # what breaks the uncached model is the input's fault; what breaks under a policy is the policy's
-        ours = isinstance(error, XSlimError) and task.kind != "evaluate"
+        policys = task.kind == "evaluate" and not isinstance(task.policy, Preset)
+        ours = isinstance(error, XSlimError) and not policys
         return TaskResult(task, error=traceback.format_exc(), fault=str(error) if ours else None)
 
 

@@ -171,7 +171,16 @@ class SearchRun:
             self.on_phase(f"{told} of {settings.trials} trials: search.max_seconds is {settings.max_seconds}")
         rows = candidates(loop, self.experiment) if self.experiment.search.trials else self._screened(profile)
         self.on_phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
-        certified = certify(dispatcher, rows, self.experiment, scorer, holdout, stopped.is_set, self.on_phase)
+        certified = certify(
+            dispatcher,
+            rows,
+            self.experiment,
+            scorer,
+            holdout,
+            self.folder.path / "certification",
+            stopped.is_set,
+            self.on_phase,
+        )
         if stopped.is_set():
             return Outcome({}, interrupted=True)
         self.on_phase("exporting")

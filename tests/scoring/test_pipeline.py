@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +14,8 @@ import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.drawn import Drawn
 from autotune.scoring.latency import a_a_floor, paired
-from autotune.scoring.pipeline import PipelineRunner, check_model_folder, model_sha256
-from autotune.scoring.reference import ReferenceStore
-from tests.scoring.conftest import MODEL, SPEC, STEPS
+from autotune.scoring.pipeline import PipelineRunner, check_model_folder
+from tests.scoring.conftest import MODEL, SPEC
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 
@@ -75,19 +73,6 @@ def test_hub_ids_pass_the_check_of_folders() -> None:
     for path in ("./facebook/DiT", "/facebook", "~/DiT", "DiT", "a/b/c"):
         with pytest.raises(ConfigError, match="which is no folder"):
             check_model_folder(path)
-
-
-def test_the_models_hash_is_of_its_configs_and_weights(tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(MODEL, folder)
-    known = model_sha256(MODEL)
-    assert model_sha256(str(folder)) == known
-    (folder / "notes.txt").write_text("anything")
-    assert model_sha256(str(folder)) == known
-    config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "beta_end": 0.03}))
-    assert model_sha256(str(folder)) != known
-    assert model_sha256("some/hub-id") != model_sha256("another/hub-id")
 
 
 def test_pictures_are_those_of_their_cases(runner: PipelineRunner) -> None:
@@ -148,77 +133,6 @@ def test_the_floor_is_the_largest_deviation_of_a_round(runner: PipelineRunner) -
     latency = a_a_floor(runner, CASES[:1], 2)
     rounds = [abs(a + b) / 2 for a, b in zip(latency.log_ratios[::2], latency.log_ratios[1::2], strict=True)]
     assert latency.floor == pytest.approx(np.exp(max(rounds)) - 1)
-
-
-class CountedRunner(PipelineRunner):
-    """Counts what is drawn."""
-
-    def __init__(self, runner: PipelineRunner) -> None:
-        self.__dict__.update(runner.__dict__)
-        self.drawn = 0
-
-    def draw(self, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:  # type: ignore[override]
-        self.drawn += 1
-        return super().draw(cases, num_steps)
-
-
-@pytest.fixture
-def counted(runner: PipelineRunner) -> CountedRunner:
-    return CountedRunner(runner)
-
-
-def test_a_reference_is_drawn_once(counted: CountedRunner, tmp_path: Path) -> None:
-    store = ReferenceStore(tmp_path, counted)
-    images = store.images(CASES[:2])
-    assert torch.equal(store.images(CASES[:2]), images)
-    assert torch.equal(ReferenceStore(tmp_path, counted).images(CASES[:2]), images)
-    assert counted.drawn == 1
-    assert [path.suffix for path in tmp_path.iterdir()] == [".npz"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "text", "other"])
-def test_a_damaged_entry_is_drawn_again(damage: str, counted: CountedRunner, tmp_path: Path) -> None:
-    store = ReferenceStore(tmp_path, counted)
-    images = store.images(CASES[:1])
-    (path,) = tmp_path.iterdir()
-    raw = path.read_bytes()
-    middle = len(raw) // 2
-    if damage == "other":
-        np.savez(path, images=np.zeros_like(images.numpy()), sha256=np.array("0" * 64))
-    else:
-        path.write_bytes(
-            {
-                "cut": raw[:middle],
-                "flipped": raw[:middle] + bytes([raw[middle] ^ 1]) + raw[middle + 1 :],
-                "empty": b"",
-                "text": b"no archive",
-            }[damage]
-        )
-    assert torch.equal(store.images(CASES[:1]), images)
-    assert counted.drawn == 2
-    store.images(CASES[:1])
-    assert counted.drawn == 2, "the entry is whole again"
-
-
-def test_the_key_is_of_all_that_changes_a_picture(runner: PipelineRunner, tmp_path: Path) -> None:
-    def key(cases: tuple[Case, ...] = CASES, **changes: object) -> str:
-        other = CountedRunner(runner)
-        other.spec = replace(SPEC, **changes)  # type: ignore[arg-type]
-        return ReferenceStore(tmp_path, other).key(cases)
-
-    keys = [
-        key(),
-        key(CASES[:2]),  # another batch size
-        key(CASES[::-1]),
-        key((*CASES[:2], Case(1, 14))),
-        key(num_steps=7),
-        key(guidance_scale=2.0),
-        key(dtype="bfloat16"),
-        key(path="another/model"),
-    ]
-    assert len(set(keys)) == len(keys)
-    assert key() == keys[0]
-    assert SPEC.num_steps == STEPS
 
 
 def test_pairs_that_disagree_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:

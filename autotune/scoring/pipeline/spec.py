@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from xslim.errors import ConfigError
-
-HASH_WHOLE_BELOW_BYTES = 2**30  # larger weights are known by their headers and sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,20 +93,3 @@ def check_model_folder(path: str) -> None:
         raise ConfigError(f"got {path!r}, whose model_index.json is unreadable", key="model.path") from None
     if not isinstance(content, dict) or not isinstance(content.get("_class_name"), str):
         raise ConfigError(f"got {path!r}, whose model_index.json names no pipeline class", key="model.path")
-
-
-def model_sha256(path: str) -> str:
-    """Hash a pipeline folder's configs and weights; a hub id is its own name."""
-    folder = Path(path)
-    digest = sha256()
-    if not folder.is_dir():
-        return sha256(path.encode()).hexdigest()
-    for file in sorted(folder.rglob("*")):
-        if file.suffix not in (".json", ".safetensors"):
-            continue
-        digest.update(str(file.relative_to(folder)).encode())
-        size = file.stat().st_size
-        digest.update(str(size).encode())
-        with file.open("rb") as stream:
-            digest.update(stream.read() if size < HASH_WHOLE_BELOW_BYTES else stream.read(2**20))
-    return digest.hexdigest()
