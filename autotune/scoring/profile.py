@@ -7,10 +7,8 @@ of every static schedule under every predictor without running the transformer a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +19,9 @@ import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.curve import jumps, sigma_windows
 from autotune.scoring.pipeline import PipelineRunner
+from autotune.scoring.pipeline.loading import transformers
+from autotune.scoring.residuals import record_residuals
+from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.policy import SIGNALS, TABLE_SIGNALS, Policy
 from xslim.policy.preset import ModelSignature
@@ -28,6 +29,7 @@ from xslim.runtime.model import LiveModel
 from xslim.runtime.signature import describe_model
 
 CALIBRATION_POINTS = 9
+COLUMNS = 2**20  # of residuals that are multiplied at once
 MEASURED = tuple(name for name in SIGNALS if name not in TABLE_SIGNALS)
 
 
@@ -105,17 +107,26 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
         runner: the loaded pipeline.
         cases: drawn in batches of the runner's size.
         sensitivity_cases: of these, how many are drawn once more for every step.
+
+    Raises:
+        ConfigError: the pipeline's steps are shared by two transformers, or it does not call its
+            transformer equally often at every step.
     """
+    if len(transformers(runner.pipe)) > 1:
+        raise ConfigError(
+            f"got a {type(runner.pipe).__name__} whose steps are shared by two transformers; "
+            "a policy is searched for one, so give a model with one",
+            key="model.path",
+        )
     grams, changes, readings = [], [], []
     curves, gammas = [], []
     latent_shape: tuple[int, ...] = ()
     for batch in runner.batches(cases):
         with record_residuals(runner) as recorded:
             readings.append(_readings(runner, batch))
-        stacked = torch.stack(recorded.residuals)  # [steps, rows, tokens, dim]
+        stacked = recorded.by_step(runner.spec.num_steps)
         latent_shape = recorded.latent_shape
-        flat = stacked.flatten(2).double().transpose(0, 1)  # [rows, steps, tokens * dim]
-        grams.append((flat @ flat.transpose(1, 2)).numpy())
+        grams.append(_gram(stacked) * recorded.share)
         delta = (stacked[1:] - stacked[:-1]).abs().flatten(2).mean(2)
         changes.append((delta / stacked[:-1].abs().flatten(2).mean(2)).double().numpy())
         curves.append(delta.double().numpy())
@@ -142,49 +153,21 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
     )
 
 
+def _gram(residuals: Tensor) -> NDArray[np.float64]:
+    """Inner products of steps, in double precision. Shapes: [steps, rows, …] -> [rows, steps, steps]."""
+    steps, rows = residuals.shape[:2]
+    total = torch.zeros(rows, steps, steps, dtype=torch.float64)
+    for part in torch.split(residuals.flatten(2), COLUMNS, dim=2):  # the whole in double would not fit
+        columns = part.transpose(0, 1).double()
+        total += columns @ columns.transpose(1, 2)
+    return total.numpy()
+
+
 def _growth(residuals: Tensor) -> Tensor:
     """MagCache's gamma (arXiv:2506.09045). Shapes: [steps, rows, tokens, dim] -> [steps - 1, rows]."""
     lengths = torch.linalg.vector_norm(residuals, dim=3)
     growth: Tensor = lengths[1:] / lengths[:-1].clamp_min(1e-12)
     return growth.mean(2)
-
-
-class Recorded:
-    """Stack residuals of every call, and the latent's shape."""
-
-    def __init__(self) -> None:
-        self.residuals: list[Tensor] = []  # each [rows, tokens, dim], fp32 on the CPU
-        self.latent_shape: tuple[int, ...] = ()
-
-
-@contextmanager
-def record_residuals(runner: PipelineRunner) -> Iterator[Recorded]:
-    """Record what the stack of blocks adds, call by call, with plain PyTorch hooks."""
-    model = LiveModel(runner.pipe.transformer)
-    recorded = Recorded()
-    last = len(model.blocks) - 1
-    entered: list[Tensor] = []
-
-    def before(_: Any, args: Any, kwargs: Any) -> None:
-        entered[:] = [model.call(0, args, kwargs).streams.image]
-
-    def after(_: Any, args: Any, kwargs: Any, output: Any) -> None:
-        left = model.call(last, args, kwargs, entered[0].shape[1]).unpack(output).image
-        recorded.residuals.append((left - entered[0]).float().cpu())
-
-    def root(_: Any, args: Any, kwargs: Any) -> None:
-        recorded.latent_shape = tuple(model.root_call(args, kwargs).tensor(model.adapter.latent).shape)
-
-    handles = [
-        model.blocks[0].register_forward_pre_hook(before, with_kwargs=True),
-        model.blocks[-1].register_forward_hook(after, with_kwargs=True),
-        model.transformer.register_forward_pre_hook(root, with_kwargs=True),
-    ]
-    try:
-        yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _readings(runner: PipelineRunner, batch: Sequence[Case]) -> dict[str, NDArray[np.float64]]:
@@ -197,9 +180,11 @@ def _readings(runner: PipelineRunner, batch: Sequence[Case]) -> dict[str, NDArra
     )
     with xslim.attach(runner.pipe, policy, num_steps=runner.spec.num_steps) as session:
         runner.draw(batch)
-    records = session.trace.records[1:]
+    steps: dict[int, list[dict[str, float]]] = {}  # branch by branch in the order of the calls
+    for record in session.trace.records:
+        steps.setdefault(record.step, []).extend(record.readings)
     return {
-        name: np.array([[row.get(name, np.nan) for row in record.readings] for record in records])
+        name: np.array([[row.get(name, np.nan) for row in steps[step]] for step in sorted(steps)[1:]])
         for name in MEASURED
     }
 

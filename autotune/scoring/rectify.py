@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
-from autotune.scoring.profile import record_residuals
+from autotune.scoring.residuals import record_residuals
 from xslim.errors import ConfigError
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Pattern, Policy
@@ -83,7 +83,7 @@ def record(runner: PipelineRunner, cases: Sequence[Case]) -> NDArray[np.float32]
     for batch in runner.batches(cases):
         with record_residuals(runner) as found:
             runner.draw(batch)
-        batches.append(torch.stack(found.residuals, dim=1).numpy())
+        batches.append(found.by_step(runner.spec.num_steps).transpose(0, 1).numpy())
     return np.concatenate(batches)
 
 

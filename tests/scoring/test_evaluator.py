@@ -11,7 +11,8 @@ from autotune.scoring.evaluator import EvaluatorSpec, PipelineEvaluator
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import PSNR_CAP_DB
 from autotune.scoring.pipeline import PipelineRunner
-from autotune.scoring.profile import MEASURED, Profile, record_residuals, take_profile
+from autotune.scoring.profile import MEASURED, Profile, take_profile
+from autotune.scoring.residuals import record_residuals
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer
 from tests.scoring.conftest import SPEC, STEPS
