@@ -40,7 +40,9 @@ def profile(
     folder.acquire()
     try:
         say("profiling the uncached model")
-        cases, _ = make_cases(loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed)
+        cases, _ = make_cases(
+            loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed, loaded.cases.repeat
+        )
         evaluator = spec.build()
         taken = evaluator.profile(cases, loaded.cases.sensitivity)
         say("drawing the reference outputs")

@@ -86,7 +86,7 @@ def check(path: Path) -> str:
     document = readers.get(kind, SCHEMAS[kind].parse)(data, str(path))
     if isinstance(document, Experiment):
         document.space(path)
-        document.model.with_prompts(path)
+        document.with_prompts(path)
     return kind
 
 

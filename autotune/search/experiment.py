@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from autotune.scoring.case import check_counts
 from autotune.search.model import Model
 from autotune.search.objective import METRIC_NAMES, SCALAR_NAMES, Bound
 from autotune.search.space import SearchSpace
@@ -41,12 +42,18 @@ class Search(Document):
 
 
 class Cases(Document):
-    """How many cases, and how they are drawn."""
+    """How many cases, and how they are drawn.
+
+    Attributes:
+        repeat: whether a prompt may come again with another noise; if not, search and held-out cases
+            together need as many prompts.
+    """
 
     search: Annotated[int, Field(ge=2, le=100_000)] = 16
     holdout: Annotated[int, Field(ge=2, le=100_000)] = 64
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
     batch: Annotated[int, Field(ge=1, le=10_000)] = 8
+    repeat: bool = True
     sensitivity: Annotated[int, Field(ge=1, le=1000)] = 2
 
 
@@ -73,6 +80,9 @@ class Tracking(Document):
 class Experiment(Document):
     """One reproducible search.
 
+    Attributes:
+        references: folder of the uncached outputs, for several searches; None keeps them in the run folder.
+
     Raises:
         ConfigError: a key is unknown, or a value is of the wrong type or out of range.
     """
@@ -92,6 +102,7 @@ class Experiment(Document):
     tiers: dict[str, dict[str, Bound]] = Field(default_factory=dict)
     executor: ExecutorChoice = ExecutorChoice()
     tracking: Tracking = Tracking()
+    references: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -121,6 +132,19 @@ class Experiment(Document):
         beside = None if source is None else Path(source).parent / path
         return SearchSpace.load(beside if beside is not None and beside.exists() else path)
 
+    def with_prompts(self, source: str | Path | None) -> Experiment:
+        """Return the experiment with its prompts read, enough of them for its cases.
+
+        Args:
+            source: the experiment's file, beside which the prompts' file is looked for first.
+
+        Raises:
+            ConfigError: the prompts' file is missing or at fault, or holds too few.
+        """
+        model, cases = self.model.with_prompts(source), self.cases
+        check_counts(len(model.prompts), cases.search, cases.holdout, cases.repeat)
+        return self.model_copy(update={"model": model})
+
 
 def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experiment:
     """Read an experiment and its prompts, and apply `KEY=VALUE` overrides.
@@ -135,18 +159,28 @@ def load_experiment(path: str | Path, overrides: Sequence[str] = ()) -> Experime
     data = read_yaml(path)
     if not isinstance(data, Mapping):
         raise ConfigError("allowed is a mapping of keys", source=str(path))
+    return parse_experiment(data, path, overrides)
+
+
+def parse_experiment(
+    data: Mapping[Any, Any], source: str | Path, overrides: Sequence[str] = ()
+) -> Experiment:
+    """Build an experiment from plain data, as `load_experiment` from a file.
+
+    Raises:
+        ConfigError: the data, its prompts or an override is at fault.
+    """
     merged: dict[str, Any] = dict(data)
     for override in overrides:
         _apply(merged, override)
     try:
-        experiment = Experiment.parse(merged)
+        return Experiment.parse(merged).with_prompts(source)
     except ConfigError as error:
         keys = [override.partition("=")[0] for override in overrides]
         from_command = any(
             f"{error.key}.".startswith(f"{key}.") or key.startswith(f"{error.key}.") for key in keys
         )
-        raise error.at(source="--set" if from_command else str(path)) from None
-    return experiment.model_copy(update={"model": experiment.model.with_prompts(path)})
+        raise error.at(source="--set" if from_command else error.source or str(source)) from None
 
 
 def _apply(data: dict[str, Any], override: str) -> None:

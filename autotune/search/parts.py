@@ -149,13 +149,19 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
         qualities[0],
         cases=tuple(case for quality in qualities for case in quality.cases),
         rows={name: np.concatenate([q.rows[name] for q in qualities]) for name in qualities[0].rows},
-        features=np.concatenate([q.features for q in qualities]),
+        features=_concatenated([q.features for q in qualities]),
         compute_fraction=float(np.average([q.compute_fraction for q in qualities], weights=weights)),
         trace_sha256=sha256("".join(q.trace_sha256 for q in qualities).encode()).hexdigest(),
         held_bytes=max(q.held_bytes for q in qualities),
         wall_s=sum(q.wall_s for q in qualities),
     )
     return replace(parts[0], quality=quality)
+
+
+def _concatenated(parts: Sequence[Any]) -> Any:
+    if isinstance(parts[0], Mapping):
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return np.concatenate(parts)
 
 
 def _encoded(measured: Measurement) -> Entry:

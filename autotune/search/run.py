@@ -83,7 +83,13 @@ def evaluator_spec(experiment: Experiment, folder: Path, threads: int | None) ->
         )
     spec = model_spec(experiment)
     net = str(Path(experiment.metrics.net).resolve())
-    return EvaluatorSpec(spec, net, str((folder / "references").resolve()), threads)
+    return EvaluatorSpec(spec, net, str(references_folder(experiment, folder)), threads)
+
+
+def references_folder(experiment: Experiment, folder: Path) -> Path:
+    """Where the uncached outputs are kept: in the run folder, unless the experiment names a shared one."""
+    given = experiment.references
+    return (folder / "references" if given is None else Path(given).expanduser()).resolve()
 
 
 @dataclass
@@ -142,7 +148,9 @@ class SearchRun:
         started = time.monotonic()
         dispatcher = Dispatcher(self.executor)
         cases = self.experiment.cases
-        chosen, holdout = make_cases(self.experiment.model.prompts, cases.search, cases.holdout, cases.seed)
+        chosen, holdout = make_cases(
+            self.experiment.model.prompts, cases.search, cases.holdout, cases.seed, cases.repeat
+        )
         profile = self._profile(dispatcher, chosen)
         baseline = self._baseline(dispatcher, holdout)
         scorer = Scorer(self._reference_features(baseline))

@@ -18,7 +18,7 @@ from xslim.policy.document import dump_yaml
 
 SUMMARY_VERSION = 1  # of summary.json
 # keys that may differ between a search and its resumption
-FREE_KEYS = ("executor", "tracking")
+FREE_KEYS = ("executor", "tracking", "references")
 FREE_SEARCH_KEYS = ("trials", "max_seconds", "certify", "certify_rounds")
 MIN_FREE_BYTES = 64 * 2**20  # references, study and presets of a small search
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from autotune.scoring.case import Case, cases_sha256, make_cases
+from xslim.errors import ConfigError
 
 counts = st.integers(0, 40)
 seeds = st.integers(0, 2**31)
@@ -46,3 +48,23 @@ def test_the_hash_is_of_all_cases_in_their_order() -> None:
     hashes = {cases_sha256(c) for c in (cases, cases[::-1], cases[:1], (Case("0", 1), Case(1, 2)))}
     assert len(hashes) == 4
     assert cases_sha256(cases) == cases_sha256(list(cases))
+
+
+@given(st.integers(1, 12), counts, counts, seeds)
+def test_prompts_that_may_not_repeat_are_used_once(number: int, search: int, holdout: int, seed: int) -> None:
+    names = [f"prompt {i}" for i in range(number)]
+    if search + holdout > number:
+        with pytest.raises(
+            ConfigError, match=f"{search} search and {holdout} held-out .* of {number} prompts"
+        ):
+            make_cases(names, search, holdout, seed, repeat=False)
+        return
+    found = make_cases(names, search, holdout, seed, repeat=False)
+    used = [case.prompt for cases in found for case in cases]
+    assert len(set(used)) == len(used) == search + holdout
+    assert found[1] == make_cases(names, 0, holdout, seed, repeat=False)[1]
+
+
+def test_no_prompt_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"model\.prompts: got no prompt"):
+        make_cases([], 1, 0, 0)
