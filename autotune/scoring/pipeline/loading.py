@@ -98,10 +98,14 @@ def _save_memory(spec: ModelSpec, pipe: Any) -> None:
         ("vae_tiling", spec.memory.vae_tiling, "enable_tiling"),
         ("vae_slicing", spec.memory.vae_slicing, "enable_slicing"),
     ):
-        if wanted:
-            if not hasattr(vae, method):
-                raise ConfigError(f"{type(vae).__name__} cannot; set it to false", key=f"model.memory.{key}")
+        if not wanted:
+            continue
+        try:
             getattr(vae, method)()
+        except (AttributeError, NotImplementedError):
+            raise ConfigError(
+                f"{type(vae).__name__} cannot; set it to false", key=f"model.memory.{key}"
+            ) from None
 
 
 def _choose_attention(spec: ModelSpec, pipe: Any) -> None:
