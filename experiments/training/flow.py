@@ -67,6 +67,9 @@ class Task(Protocol):
     ) -> Tensor:
         """Predict noise minus data. Shapes: noisy as the latents; sigma and guidance [size]."""
 
+    def text_loss(self, parts: nn.ModuleDict, prompts: list[str]) -> Tensor:
+        """Return a further loss on the text encoders alone; zero when they need none."""
+
 
 def learning_rate(step: int, total: int) -> float:
     """Linear warm-up, then cosine to zero."""
@@ -84,7 +87,7 @@ def noise_levels(size: int, shift: float) -> Tensor:
 
 
 def loss_of(task: Task, parts: nn.ModuleDict, teacher: nn.ModuleDict, phase: Phase) -> Tensor:
-    """Mean squared error of the velocity on one random batch."""
+    """Mean squared error of the velocity on one random batch, and the text encoders' own loss."""
     x, prompts = task.batch(phase.batch, phase.small)
     sigma = noise_levels(len(x), task.shift)
     level = sigma.view(-1, *[1] * (x.ndim - 1))
@@ -97,10 +100,10 @@ def loss_of(task: Task, parts: nn.ModuleDict, teacher: nn.ModuleDict, phase: Pha
             with_prompt = task.velocity(teacher, noisy, sigma, prompts, plain)
             without = task.velocity(teacher, noisy, sigma, [""] * len(x), plain)
         target = without + guidance.view_as(level) * (with_prompt - without)
-    else:
-        guidance, target = plain, noise - x
-        prompts = ["" if torch.rand(()) < PROMPT_DROPOUT else prompt for prompt in prompts]
-    return F.mse_loss(task.velocity(parts, noisy, sigma, prompts, guidance), target)
+        return F.mse_loss(task.velocity(parts, noisy, sigma, prompts, guidance), target)
+    text_loss = task.text_loss(parts, prompts)
+    prompts = ["" if torch.rand(()) < PROMPT_DROPOUT else prompt for prompt in prompts]
+    return F.mse_loss(task.velocity(parts, noisy, sigma, prompts, plain), noise - x) + text_loss
 
 
 def train(task: Task, out: Path, seed: int) -> None:

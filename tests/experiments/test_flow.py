@@ -37,6 +37,9 @@ class Point:
         result: Tensor = parts["transformer"](inputs)
         return result
 
+    def text_loss(self, parts: nn.ModuleDict, prompts: list[str]) -> Tensor:
+        return torch.zeros(())
+
 
 def weights(folder: Path, name: str = "model") -> dict[str, Tensor]:
     state: dict[str, Tensor] = torch.load(folder / "checkpoint.pt", weights_only=True)[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from experiments.training import canvas, clips, text
+from experiments.training import canvas, clips, flux, text
 from experiments.training.digits import training_images
 
 
@@ -70,3 +70,14 @@ def test_the_cut_out_digit_does_not_move_in_its_box() -> None:
     drawn = clips.Clips().draw([clips.Motion(5, "left")]) / 2 + 0.5
     first, last = clips.crops(drawn, 0), clips.crops(drawn, clips.FRAMES - 1)
     assert (first - last).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    "scene", [canvas.single(1), canvas.pair(4, "left of", 9), canvas.pair(8, "below", 1)]
+)
+def test_every_digits_token_knows_its_place(scene: canvas.Scene) -> None:
+    words = scene.prompt.split()
+    found = flux.digit_places(scene)
+    assert [words[token] for token, _ in found] == [text.DIGITS[digit] for digit in scene.digits]
+    corner_of = {0: canvas.CENTRE, **{1 + i: canvas.PLACES[r][0] for i, r in enumerate(canvas.RELATIONS)}}
+    assert [corner_of[place] for _, place in found] == list(scene.corners)
