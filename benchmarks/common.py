@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from autotune.scoring.case import Case, make_cases
-from autotune.scoring.evaluator import environment
+from autotune.scoring.environment import environment
 from autotune.scoring.latency import paired
 from autotune.scoring.measurement import Latency
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner

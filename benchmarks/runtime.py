@@ -21,7 +21,7 @@ from geometries import GEOMETRIES, Geometry
 from torch import nn
 
 import xslim
-from autotune.scoring.evaluator import environment
+from autotune.scoring.environment import environment
 from xslim.policy.authors import author_policy
 from xslim.policy.policy import Policy
 

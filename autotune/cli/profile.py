@@ -1,11 +1,12 @@
-"""`autotune profile`: signals and their calibration, step curve, sensitivity, reference outputs."""
+"""`autotune profile`: signals and their calibration, step curve, cost model, reference outputs."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,12 @@ from autotune.cli.common import Json, Overrides, say
 from autotune.search.experiment import load_experiment
 from autotune.search.store import RunFolder
 from xslim.policy.preset import load_preset, save_preset
+
+if TYPE_CHECKING:
+    from autotune.scoring.cost import CostModel
+    from autotune.scoring.measurement import Latency
+    from autotune.scoring.profile import Profile
+    from autotune.scoring.rectify import Rectified
 
 
 def profile(
@@ -26,6 +33,12 @@ def profile(
     per_channel: Annotated[
         bool, typer.Option("--per-channel", help="with --rectify: one line for every channel")
     ] = False,
+    cost_patterns: Annotated[
+        int, typer.Option(min=0, help="random schedules that the cost model is checked on")
+    ] = 20,
+    cost_cases: Annotated[
+        int, typer.Option(min=1, help="pictures of the requests that the cost model is fitted to")
+    ] = 4,
 ) -> None:
     """Profile the uncached model: write `profile.json` and the reference outputs."""
     loaded = load_experiment(experiment, overrides or ())
@@ -40,14 +53,14 @@ def profile(
     folder.acquire()
     try:
         say("profiling the uncached model")
-        cases, _ = make_cases(
-            loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed, loaded.cases.repeat
-        )
+        cases, _ = make_cases(loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed)
         evaluator = spec.build()
         taken = evaluator.profile(cases, loaded.cases.sensitivity)
+        say(f"timing requests for the cost model, {cost_patterns} of them to check it")
+        cost = evaluator.cost_model(cases[:cost_cases], cost_patterns)
+        path = folder.write("profile.json", replace(taken, cost=cost).to_json())
         say("drawing the reference outputs")
         latency = evaluator.baseline(cases, loaded.search.certify_rounds).latency
-        path = folder.write("profile.json", taken.to_json())
         rectified = None
         if preset is not None:
             say("fitting the corrector")
@@ -56,24 +69,12 @@ def profile(
     finally:
         folder.release()
     if as_json:
-        facts = {"profile": str(path), "signal_fit": taken.fit, "change": taken.change.tolist()}
-        facts |= {"curve": taken.curve.tolist(), "gamma": taken.gamma.tolist()}
-        facts |= {"jumps": taken.jumps, "sigma_windows": taken.sigma_windows}
-        if rectified is not None:
-            facts["rectified"] = {"before": rectified.before, "after": rectified.after}
-        json.dump(facts, sys.stdout)
+        json.dump(_facts(path, taken, cost, rectified), sys.stdout)
         sys.stdout.write("\n")
         return
-    typer.echo(f"{'signal':18} rank correlation with the residual's true change")
-    for name, value in sorted(taken.fit.items(), key=lambda item: -item[1]):
-        typer.echo(f"{name:18} {value:.3f}")
-    if taken.jumps:
-        typer.echo(f"the residual jumps before step {', '.join(map(str, taken.jumps))}")
-        typer.echo(f"guards.sigma_windows: {[list(window) for window in taken.sigma_windows]}")
-    if latency is not None:
-        typer.echo(
-            f"uncached: {latency.baseline_s:.2f} s a batch of {latency.batch}, A/A floor {latency.floor:.1%}"
-        )
+    _tell_signals(taken)
+    _tell_cost(cost)
+    _tell_latency(latency)
     if rectified is not None:
         typer.echo(
             f"corrector: mean squared error of predicted residuals {rectified.before:.4g} -> "
@@ -82,3 +83,60 @@ def profile(
         typer.echo(f"without evidence yet, measure before use: {folder.path / 'rectified.yaml'}")
     typer.echo(f"profile: {path}")
     typer.echo(f"references: {spec.references}")
+
+
+def _facts(path: Path, taken: Profile, cost: CostModel, rectified: Rectified | None) -> dict[str, Any]:
+    """What `--json` prints."""
+    facts: dict[str, Any] = {"profile": str(path), "signal_fit": taken.fit, "change": taken.change.tolist()}
+    facts |= {"curve": taken.curve.tolist(), "gamma": taken.gamma.tolist()}
+    facts |= {"jumps": taken.jumps, "sigma_windows": taken.sigma_windows}
+    facts["cost_model"] = {
+        "batch": cost.batch,
+        "device": cost.device,
+        "counted": cost.counted,
+        "steps": {
+            name: {"compute_fraction": step.fraction, "seconds": step.seconds}
+            for name, step in cost.overview().items()
+        },
+        "fit": None if cost.fit is None else cost.fit.to_data(),
+        "error": None if cost.error is None else cost.error.to_data(),
+        "trusted": None if cost.error is None else cost.error.trusted,
+    }
+    if rectified is not None:
+        facts["rectified"] = {"before": rectified.before, "after": rectified.after}
+    return facts
+
+
+def _tell_signals(taken: Profile) -> None:
+    typer.echo(f"{'signal':18} rank correlation with the residual's true change")
+    for name, value in sorted(taken.fit.items(), key=lambda item: -item[1]):
+        typer.echo(f"{name:18} {value:.3f}")
+    if taken.jumps:
+        typer.echo(f"the residual jumps before step {', '.join(map(str, taken.jumps))}")
+        typer.echo(f"guards.sigma_windows: {[list(window) for window in taken.sigma_windows]}")
+
+
+def _tell_cost(cost: CostModel) -> None:
+    typer.echo(f"{'step':18} compute  latency  with {cost.batch} pictures")
+    for name, step in cost.overview().items():
+        seconds = "      -" if step.seconds is None else f"{step.seconds:5.3f} s"
+        typer.echo(f"{name:18} {step.fraction:7.3f}  {seconds}")
+    error = cost.error
+    if error is None:
+        return
+    typer.echo(
+        f"cost model on {error.patterns} unseen schedules: latency off by {error.latency_median:.1%} in the "
+        f"median, {error.latency_worst:.1%} at worst; compute fraction {error.compute_median:.2%}, "
+        f"{error.compute_worst:.2%}"
+    )
+    typer.echo(f"uncached requests in turn differ by {error.noise:.1%}, which no model can predict")
+    if not error.trusted:
+        typer.echo("predicted latency is off by more than 20 %: rank by compute fraction or by measurement")
+
+
+def _tell_latency(latency: Latency | None) -> None:
+    if latency is None:
+        return
+    typer.echo(
+        f"uncached: {latency.baseline_s:.2f} s a batch of {latency.batch}, A/A floor {latency.floor:.1%}"
+    )

@@ -17,6 +17,8 @@ from torch import Tensor
 
 import xslim
 from autotune.scoring.case import Case
+from autotune.scoring.cost import CostModel
+from autotune.scoring.cost_count import Subject, count_cost
 from autotune.scoring.curve import jumps, sigma_windows
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.pipeline.loading import transformers
@@ -48,6 +50,7 @@ class Profile:
         gamma: growth of the residual, mean over tokens of |residual| by the previous step's, [steps - 1].
         jumps: steps behind an outlier of the curve; a policy had better compute them.
         sigma_windows: the same as ranges of sigma, for `guards.sigma_windows`.
+        cost: what any schedule costs; its seconds are fitted by `autotune profile` only.
     """
 
     signature: ModelSignature
@@ -60,6 +63,7 @@ class Profile:
     gamma: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     jumps: tuple[int, ...] = ()
     sigma_windows: tuple[tuple[float, float], ...] = ()
+    cost: CostModel | None = None
 
     @property
     def num_steps(self) -> int:
@@ -79,6 +83,7 @@ class Profile:
             "gamma": self.gamma.tolist(),
             "jumps": self.jumps,
             "sigma_windows": self.sigma_windows,
+            "cost": None if self.cost is None else self.cost.to_data(),
         }
         return json.dumps(data)
 
@@ -97,6 +102,7 @@ class Profile:
             gamma=np.asarray(data.get("gamma", [])),
             jumps=tuple(data.get("jumps", ())),
             sigma_windows=tuple((low, high) for low, high in data.get("sigma_windows", ())),
+            cost=None if data.get("cost") is None else CostModel.parse(data["cost"]),
         )
 
 
@@ -148,8 +154,9 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
     sensitivity = _sensitivity(runner, tuple(cases)[:sensitivity_cases], gram)
     found = jumps(curve)
     windows = sigma_windows(found, signature.sigmas)
+    cost = count_cost(Subject.of(runner, next(runner.batches(cases))))
     return Profile(
-        signature, gram, change.mean(1), sensitivity, calibration, fit, curve, gamma, found, windows
+        signature, gram, change.mean(1), sensitivity, calibration, fit, curve, gamma, found, windows, cost
     )
 
 
