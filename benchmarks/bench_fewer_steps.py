@@ -8,7 +8,9 @@ from common import ROOT, arguments, load, report
 import xslim
 from autotune.scoring.case import make_cases
 from autotune.scoring.latency import paired
-from autotune.scoring.scores import load_net, paired_values
+from autotune.scoring.nets.loaded import load_nets
+from autotune.scoring.nets.spec import MetricsSpec
+from autotune.scoring.scores import paired_values
 from xslim.policy.policy import Policy
 from xslim.policy.preset import shipped_presets
 
@@ -21,19 +23,19 @@ if __name__ == "__main__":
     runner, _ = load(args.model, args.batch)
     _, cases = make_cases(range(10), 0, CASES, seed=CASES_SEED)
     batches = list(runner.batches(cases))
-    net = load_net(str(ROOT / "experiments/models/digits-classifier"))
-    references = [runner.draw(batch).images for batch in batches]
+    nets = load_nets(MetricsSpec.digits(str(ROOT / "experiments/models/digits-classifier")))
+    references = [runner.draw(batch) for batch in batches]
 
     def measure(name: str, policy: Policy | None, num_steps: int) -> None:
         """Print quality on all cases and paired latency on the first batch."""
         rows: dict[str, list[np.ndarray]] = {}
         for batch, reference in zip(batches, references, strict=True):
             if policy is None:
-                images = runner.draw(batch, num_steps).images
+                drawn = runner.draw(batch, num_steps)
             else:
                 with xslim.attach(runner.pipe, policy, num_steps=num_steps):
-                    images = runner.draw(batch).images
-            for metric, values in paired_values(images, reference, net)[0].items():
+                    drawn = runner.draw(batch)
+            for metric, values in paired_values(drawn, reference, nets)[0].items():
                 rows.setdefault(metric, []).append(values)
         joined = {metric: np.concatenate(parts) for metric, parts in rows.items()}
         latency = paired(runner, batches[0], policy, args.rounds, 0.0, num_steps)

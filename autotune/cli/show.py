@@ -15,6 +15,17 @@ from autotune.search.store import SUMMARY_VERSION
 from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, load_preset
 
+# scalars of the table, where they were measured -> how they are written
+QUALITY_COLUMNS = {
+    "psnr_p5": "{:.1f} dB",
+    "lpips": "{:.4f}",
+    "lpips_p95": "{:.4f}",
+    "fid": "{:.2f}",
+    "cmmd": "{:.3f}",
+    "clip_score": "{:.2f}",
+    "image_reward": "{:.2f}",
+}
+
 
 def show(
     target: Annotated[
@@ -69,8 +80,9 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
 
     nets = summary["nets"]
     table = Table(title=f"{summary['experiment']}: presets on held-out cases", title_justify="left")
-    columns = ("preset", "tier", "speedup (95 %)", "compute", "PSNR p5", nets["lpips"], "p95", nets["fid"])
-    for column in columns:
+    shown = {name: form for name, form in QUALITY_COLUMNS.items() if _measured(summary, name)}
+    columns = [column_title(name, nets) for name in shown]
+    for column in ("preset", "tier", "speedup (95 %)", "compute", *columns):
         table.add_column(column, justify="left" if column in ("preset", "tier") else "right", no_wrap=True)
     names = {tier: member["preset"] for tier, member in summary["tiers"].items()}
     listed = list(summary["front"])
@@ -89,10 +101,7 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
             tiers,
             f"{member['speedup']:.2f}x ({low:.2f}-{high:.2f})",
             f"{member['compute_fraction']:.3f}",
-            f"{held['psnr_p5']['value']:.1f} dB",
-            f"{held['lpips']['value']:.4f}",
-            f"{held['lpips_p95']['value']:.4f}",
-            f"{held['fid']['value']:.2f}",
+            *(form.format(held[name]["value"]) for name, form in shown.items()),
         )
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
@@ -108,6 +117,19 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
     console.print(f"folder: {folder}", highlight=False)
 
 
+def column_title(name: str, nets: Mapping[str, str]) -> str:
+    """A column's title: the printed name of a metric with a network, `p95` beside its mean."""
+    metric, _, tail = name.partition("_p")
+    if tail and metric in nets:
+        return f"p{tail}"
+    return nets.get(name, f"{metric.upper()} p{tail}" if tail else name)
+
+
+def _measured(summary: Mapping[str, Any], name: str) -> bool:
+    members = [*summary["front"], *summary["tiers"].values()]
+    return all(name in member["holdout"] for member in members)
+
+
 def print_preset(preset: Preset) -> None:
     """Print a preset: what it is for, what it does, what it was measured to hold."""
     model, holdout = preset.model, preset.quality.holdout
@@ -120,12 +142,14 @@ def print_preset(preset: Preset) -> None:
     for name, bound in preset.quality.bounds.items():
         value = holdout.get(name, {}).get("value")
         typer.echo(f"  bound     {name} {bound:g}" + ("" if value is None else f", held-out {value:.4g}"))
+    nets = preset.provenance.get("nets")
+    names: Mapping[str, str] = nets if isinstance(nets, Mapping) else {}
     for name in ("speedup", "compute_fraction", "psnr", "lpips", "ssim"):
         entry = holdout.get(name)
         if entry:
             interval = entry.get("ci95")
             shown = "" if interval is None else f"  ({interval[0]:.4g} - {interval[1]:.4g})"
-            typer.echo(f"  {name:16} {entry['value']:.4g}{shown}")
+            typer.echo(f"  {names.get(name, name):16} {entry['value']:.4g}{shown}")
     device = preset.provenance.get("device")
     if device:
         typer.echo(f"  measured  {holdout.get('cases', '?')} held-out cases on {device}")

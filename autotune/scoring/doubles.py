@@ -65,9 +65,9 @@ class FormulaEvaluator:
         rows = {"psnr": psnr, "ssim": 1 - 10 ** (-psnr / 20), "lpips": 10 ** (-psnr / 20)}
         cost = float(np.mean([COST[Action(letter)] for letter in actions]))
         features = np.stack([np.random.default_rng(c.seed).normal(size=DIM) for c in cases]) + error
-        quality = Quality(
-            tuple(cases), rows, features, cost, actions, sha256(actions.encode()).hexdigest(), 1000, 0.0
-        )
+        trace = sha256(actions.encode()).hexdigest()
+        sets = {"fid": features, "kid": features}
+        quality = Quality(tuple(cases), rows, sets, cost, actions, trace, 1000, 0.0)
         latency = Latency((-float(np.log(cost)),) * 2, 1.0, cost, len(cases), 0.01)
         timed = timing_rounds > 0 and quality.trace_sha256 not in timed_traces
         return Measurement(quality, latency if timed else None, {"device": "formula"})

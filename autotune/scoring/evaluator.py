@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Protocol
 
 import diffusers
-import numpy as np
 import torch
 
 import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.latency import a_a_floor, paired
 from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.nets.loaded import load_nets
+from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.scoring.profile import Profile, take_profile
 from autotune.scoring.reference import ReferenceStore
-from autotune.scoring.scores import PAIRED, load_net, paired_values
+from autotune.scoring.scores import Values, joined, paired_values
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 
@@ -58,18 +59,18 @@ class EvaluatorSpec:
 
     Attributes:
         model: what is run.
-        net: folder of the metrics' network.
+        metrics: networks of the metrics.
         references: folder of the reference store.
         threads: CPU threads of the worker; None leaves PyTorch's choice.
     """
 
     model: ModelSpec
-    net: str
+    metrics: MetricsSpec
     references: str
     threads: int | None = None
 
     def build(self) -> Evaluator:
-        """Load the pipeline and the network."""
+        """Load the pipeline and the metrics' networks."""
         return PipelineEvaluator(self)
 
 
@@ -77,14 +78,14 @@ class PipelineEvaluator:
     """Runs a real pipeline.
 
     Raises:
-        ConfigError: the model or the network cannot be loaded.
+        ConfigError: the model or a network of the metrics cannot be loaded.
     """
 
     def __init__(self, spec: EvaluatorSpec) -> None:
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
         self._runner = PipelineRunner(spec.model)
-        self._net = load_net(spec.net)
+        self._nets = load_nets(spec.metrics, self._runner.device)
         self._store = ReferenceStore(Path(spec.references), self._runner)
         self._floor: Latency | None = None
 
@@ -120,13 +121,13 @@ class PipelineEvaluator:
         return self._floor.floor
 
     def _quality(self, policy: Policy | Preset | None, cases: Sequence[Case]) -> Quality:
-        rows: dict[str, list[np.ndarray]] = {name: [] for name in PAIRED}
-        features, traces, fractions = [], [], []
+        parts: list[tuple[Values, Values]] = []
+        traces, fractions = [], []
         held, drawing, actions = 0, 0.0, ""
         bare = policy.policy if isinstance(policy, Preset) else policy
         filled_by = None if bare is None else (bare.predictor, bare.corrector)
         for batch in self._runner.batches(cases):
-            images = None
+            drawn = None
             if policy is not None:  # before the reference: a preset of another model costs no drawing
                 start = time.perf_counter()
                 with xslim.attach(
@@ -135,8 +136,8 @@ class PipelineEvaluator:
                     num_steps=self._runner.spec.num_steps,
                     strict=isinstance(policy, Preset),
                 ) as session:
-                    images = self._runner.draw(batch).images
-                if not images.isfinite().all():
+                    drawn = self._runner.draw(batch)
+                if not drawn.images.isfinite().all():
                     raise RuntimeError("the policy draws values that are not finite")
                 drawing += time.perf_counter() - start
                 traces.append([(record.actions, record.macs) for record in session.trace.records])
@@ -146,17 +147,14 @@ class PipelineEvaluator:
                     if request.mismatch is not None:  # it ran in full: no measurement of this policy
                         raise RuntimeError(f"the policy was not applied: {request.mismatch}")
                 held = max(held, session.peak_held_bytes)
-            reference = self._store.outputs(batch).images
-            images = reference if images is None else images
-            values, batch_features = paired_values(images, reference, self._net)
-            for name in PAIRED:
-                rows[name].append(values[name])
-            features.append(batch_features)
+            reference = self._store.outputs(batch)
+            prompts = [case.prompt for case in batch]
+            parts.append(paired_values(drawn or reference, reference, self._nets, prompts))
         weights = sum(n for _, n in fractions)
         return Quality(
             cases=tuple(cases),
-            rows={name: np.concatenate(parts) for name, parts in rows.items()},
-            features=np.concatenate(features),
+            rows=joined([rows for rows, _ in parts]),
+            features=joined([features for _, features in parts]),
             compute_fraction=sum(f * n for f, n in fractions) / weights if weights else 1.0,
             actions=actions or "F" * self._runner.spec.num_steps,
             trace_sha256=sha256(repr((traces, filled_by)).encode()).hexdigest(),

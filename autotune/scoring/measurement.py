@@ -19,7 +19,7 @@ class Quality:
     Attributes:
         cases: what was drawn.
         rows: paired metric -> one value a case, such as psnr in dB.
-        features: [cases, d] of the metrics' network, for set metrics.
+        features: set metric -> [cases, d]; metrics that share a network share the array.
         compute_fraction: share of the uncached MACs that ran.
         actions: letters of the first sample, one a step.
         trace_sha256: hash of all samples' letters, the MACs of every step, predictor and corrector; equal
@@ -30,7 +30,7 @@ class Quality:
 
     cases: tuple[Case, ...]
     rows: dict[str, FloatArray]
-    features: FloatArray
+    features: dict[str, FloatArray]
     compute_fraction: float
     actions: str
     trace_sha256: str

@@ -12,12 +12,13 @@ import numpy as np
 
 from autotune.scoring.case import Case, cases_sha256
 from autotune.scoring.fingerprint import code_versions
-from autotune.scoring.measurement import Latency, Measurement
+from autotune.scoring.measurement import Latency, Measurement, Quality
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
 from autotune.scoring.statistics import mean_ci95, tail_ci95
 from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.experiment import Experiment
+from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, UPPER_TAIL, Bound, violations
 from autotune.search.pareto import spread
 from autotune.search.parts import Job, PartStore, measure
@@ -107,7 +108,7 @@ def certify(
 def measuring_context(experiment: Experiment) -> dict[str, Any]:
     """What a measurement depends on besides policy and cases."""
     return {
-        "model": experiment.model.model_dump(mode="json", exclude={"prompts", "seconds_per_image"}),
+        "model": experiment.model.model_dump(mode="json", exclude=NOT_OF_THE_SPEC),
         "batch": experiment.cases.batch,
         "metrics": experiment.metrics.to_data(),
         "versions": {name: metric.version for name, metric in METRICS.items()},
@@ -160,11 +161,12 @@ def speedup_ci95(latency: Latency) -> tuple[float, float]:
     return float(np.exp(low)), float(np.exp(high))
 
 
-def evidence(certified: Certified, cases: Sequence[Case], seed: int) -> dict[str, Any]:
+def evidence(
+    holdout: Mapping[str, Mapping[str, Any]], quality: Quality, cases: Sequence[Case], seed: int
+) -> dict[str, Any]:
     """What a preset says of its held-out measurement."""
-    quality = certified.measurement.quality
     return {
-        **{name: entry for name, entry in certified.holdout.items() if name != "memory"},
+        **{name: entry for name, entry in holdout.items() if name != "memory"},
         "cases": len(quality.cases),
         "cases_seed": seed,
         "cases_sha256": cases_sha256(cases),

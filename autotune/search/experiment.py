@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from autotune.scoring.case import check_counts
+from autotune.search.metrics import Metrics
 from autotune.search.model import Model
-from autotune.search.objective import METRIC_NAMES, SCALAR_NAMES, Bound
+from autotune.search.objective import OBJECTIVES, SCALAR_NAMES, Bound
 from autotune.search.space import SearchSpace
 from xslim.errors import ConfigError
 from xslim.policy.document import Document, parse_yaml, read_yaml, suggest
@@ -57,13 +58,6 @@ class Cases(Document):
     sensitivity: Annotated[int, Field(ge=1, le=1000)] = 2
 
 
-class Metrics(Document):
-    """Networks and reference data of the metrics, relative to the current directory."""
-
-    net: str
-    reference_stats: str | None = None
-
-
 class ExecutorChoice(Document):
     """Where the work runs."""
 
@@ -93,7 +87,7 @@ class Experiment(Document):
     search_space: Annotated[str, Field(min_length=1)]
     search: Search = Search()
     cases: Cases = Cases()
-    metrics: Metrics
+    metrics: Metrics = Metrics()
     objectives: Annotated[tuple[str, ...], Field(strict=False, min_length=2, max_length=3)] = (
         "latency",
         "lpips",
@@ -107,8 +101,8 @@ class Experiment(Document):
     @model_validator(mode="after")
     def _check(self) -> Self:
         for i, name in enumerate(self.objectives):
-            if name not in METRIC_NAMES:
-                allowed = ", ".join(METRIC_NAMES)
+            if name not in OBJECTIVES:
+                allowed = ", ".join(OBJECTIVES)
                 raise ConfigError(
                     f"got {name!r}; allowed: any two or three of {allowed}", key=f"objectives.{i}"
                 )
@@ -120,7 +114,14 @@ class Experiment(Document):
             for name in bounds:
                 if name not in SCALAR_NAMES:
                     raise ConfigError(f"unknown scalar; {suggest(name, SCALAR_NAMES)}", key=f"{key}.{name}")
+        self.metrics.check_named(self.named())
         return self
+
+    def named(self) -> list[tuple[str, str]]:
+        """(key, scalar) of all objectives and bounds."""
+        groups = {"bounds": self.bounds, **{f"tiers.{tier}": bounds for tier, bounds in self.tiers.items()}}
+        bounded = [(f"{key}.{name}", name) for key, bounds in groups.items() for name in bounds]
+        return [(f"objectives.{i}", name) for i, name in enumerate(self.objectives)] + bounded
 
     def space(self, source: str | Path | None) -> SearchSpace:
         """Load the search space, relative to the experiment's file, else to the current directory.

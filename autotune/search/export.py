@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,19 @@ from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
+from autotune.scoring.scores import set_warnings
 from autotune.search.certify import Certified, evidence, holds, profile_note
 from autotune.search.experiment import Experiment
-from autotune.search.objective import METRIC_NAMES, Bound
+from autotune.search.numbers import rounded, to_json
+from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound
 from autotune.search.pareto import front
 from autotune.search.scorer import Scorer
 from autotune.search.store import SUMMARY_VERSION, RunFolder
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset, Quality, save_preset
+
+# what says something of the uncached model alone
+BASELINE_METRICS = ("fid", "kid", "cmmd", "clip_score", "image_reward")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +100,14 @@ def _preset(
     cases: Sequence[Case],
 ) -> Preset:
     limits = {key: b.min if b.min is not None else b.max for key, b in bounds.items()}
+    measured = evidence(chosen.holdout, chosen.measurement.quality, cases, experiment.cases.seed)
     return Preset(
         name=name,
         model=profile.signature,
         policy=Policy.parse(chosen.row.policy),
         quality=Quality(
             bounds={key: limit for key, limit in limits.items() if limit is not None},
-            holdout=_rounded(evidence(chosen, cases, experiment.cases.seed)),
+            holdout=rounded(measured),
         ),
         provenance={
             "study": experiment.name,
@@ -110,38 +115,25 @@ def _preset(
             "family": chosen.row.family,
             "seed": experiment.search.seed,
             "search_cases": experiment.cases.search,
-            "search_scalars": _rounded(chosen.row.scalars),
+            "search_scalars": rounded(chosen.row.scalars),
             "signal_fit": profile_note(profile),
             "versions": {k: v for k, v in chosen.measurement.environment.items() if k != "device"},
             "device": chosen.measurement.environment.get("device", "unknown"),
-            "nets": nets(len(cases)),
+            "nets": nets(experiment, len(cases)),
+            "metric_versions": metric_versions(chosen.scalars),
         },
     )
 
 
-def nets(n: int) -> dict[str, str]:
+def nets(experiment: Experiment, n: int) -> dict[str, str]:
     """Role name -> how tables print it, with the network and the number of samples."""
-    return {name: METRICS[name].label(n=n) for name in ("lpips", "fid", "kid")}
+    names = experiment.metrics.spec().names()
+    return {name: METRICS[name].label(net=names[name], n=n) for name in METRICS if name in names}
 
 
-def sample_warnings(n: int) -> list[str]:
-    """What must be said of metrics that so few samples cannot carry."""
-    return [
-        f"{metric.label(n=n)}: below {metric.warn_below_n} images the value is mostly bias"
-        for metric in METRICS.values()
-        if metric.warn_below_n is not None and n < metric.warn_below_n
-    ]
-
-
-def _rounded(value: Any) -> Any:
-    """Floats to six significant digits; files are read by people."""
-    if isinstance(value, float):
-        return float(f"{value:.6g}")
-    if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    return value
+def metric_versions(scalars: Mapping[str, float]) -> dict[str, int]:
+    """Metric -> version, of those that were measured."""
+    return {name: metric.version for name, metric in METRICS.items() if name in scalars}
 
 
 def summary(
@@ -164,12 +156,13 @@ def summary(
         "experiment": experiment.name,
         "seed": experiment.search.seed,
         "objectives": list(experiment.objectives),
-        "nets": nets(experiment.cases.holdout),
+        "nets": nets(experiment, experiment.cases.holdout),
+        "metric_versions": metric_versions(base),
         "baseline": {
             "latency_s": None if latency is None else latency.baseline_s,
             "a_a_floor": None if latency is None else latency.floor,
             "batch": experiment.cases.batch,
-            "metrics": {name: base[name] for name in ("fid", "kid")},
+            "metrics": {name: base[name] for name in BASELINE_METRICS if name in base},
         },
         "trials": dict(trials),
         "images_generated": images,
@@ -182,16 +175,16 @@ def summary(
             for c in certified
             if c.missed
         ],
-        "warnings": sample_warnings(experiment.cases.holdout),
+        "warnings": set_warnings(baseline.quality.features, nets(experiment, experiment.cases.holdout)),
         "environment": baseline.environment,
     }
-    rounded: dict[str, Any] = _rounded(data)
-    return rounded
+    result: dict[str, Any] = rounded(data)
+    return result
 
 
 def _member(member: Exported) -> dict[str, Any]:
     chosen = member.certified
-    quality = ("lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_p5")
+    quality = [name for name in chosen.scalars if METRIC_OF.get(name) in METRICS]
     return {
         "preset": member.file,
         "trial": chosen.row.trial,
@@ -199,7 +192,7 @@ def _member(member: Exported) -> dict[str, Any]:
         "compute_fraction": chosen.scalars["compute_fraction"],
         "actions": chosen.row.actions,
         "memory": chosen.scalars["memory"],
-        "metrics": {name: chosen.row.scalars[name] for name in quality},
+        "metrics": {name: chosen.row.scalars[name] for name in quality if name in chosen.row.scalars},
         "holdout": {
             name: chosen.holdout[name] for name in (*quality, "speedup", "latency", "compute_fraction")
         },
@@ -208,4 +201,4 @@ def _member(member: Exported) -> dict[str, Any]:
 
 def write_summary(folder: RunFolder, data: Mapping[str, Any]) -> Path:
     """Write `summary.json`."""
-    return folder.write("summary.json", json.dumps(data, indent=2) + "\n")
+    return folder.write("summary.json", to_json(data))

@@ -10,8 +10,8 @@ from pydantic import model_validator
 from xslim.errors import ConfigError
 from xslim.policy.document import Document
 
-# metric -> larger is better
-METRIC_NAMES = {
+# what may be an objective -> larger is better
+OBJECTIVES = {
     "latency": False,  # candidate over uncached, 1 = as slow as uncached
     "compute_fraction": False,
     "lpips": False,
@@ -21,13 +21,42 @@ METRIC_NAMES = {
     "kid": False,
     "memory": False,  # bytes
 }
+# metric -> larger is better; those that are no objectives may be bounded
+METRIC_NAMES = {
+    **OBJECTIVES,
+    "ms_ssim": True,
+    "latent_rel_l1": False,
+    "psnr_temporal": True,
+    "ssim_temporal": True,
+    "lpips_temporal": False,
+    "clip_score": True,
+    "image_reward": True,
+    "cmmd": False,
+}
 LOWER_TAIL, UPPER_TAIL = 5, 95  # percentiles; the worse end of each metric
-PAIRED_NAMES = ("lpips", "psnr", "ssim")  # one value a picture, so they have a tail
-SCALAR_NAMES = (
-    *METRIC_NAMES,
-    "speedup",
-    *(f"{name}_p{LOWER_TAIL if METRIC_NAMES[name] else UPPER_TAIL}" for name in PAIRED_NAMES),
+# one value a case, so they have a tail
+PAIRED_NAMES = (
+    "lpips",
+    "psnr",
+    "ssim",
+    "ms_ssim",
+    "latent_rel_l1",
+    "psnr_temporal",
+    "ssim_temporal",
+    "lpips_temporal",
+    "clip_score",
+    "image_reward",
 )
+
+
+def tail_name(metric: str) -> str:
+    """The scalar of a metric's worse end, such as `psnr_p5`."""
+    return f"{metric}_p{LOWER_TAIL if METRIC_NAMES[metric] else UPPER_TAIL}"
+
+
+SCALAR_NAMES = (*METRIC_NAMES, "speedup", *map(tail_name, PAIRED_NAMES))
+# scalar -> the metric it is of
+METRIC_OF = {**{name: name for name in SCALAR_NAMES}, **{tail_name(name): name for name in PAIRED_NAMES}}
 
 
 class Bound(Document):

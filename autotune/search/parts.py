@@ -17,6 +17,7 @@ import torch
 from autotune.scoring.case import Case
 from autotune.scoring.entry import DamagedEntryError, Entry, read_entry, write_entry
 from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.scores import joined as joined_values
 from autotune.search.dispatch import Dispatcher, last_line
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
@@ -76,11 +77,18 @@ class PartStore:
     def _key(self, part: Job) -> str:
         data = {
             **self.context,
-            "policy": part.policy.to_data(),
+            **_policy(part.policy),
             "cases": [asdict(case) for case in part.cases],
             "rounds": part.rounds,
         }
         return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+
+
+def _policy(policy: Policy | Preset) -> dict[str, Any]:
+    """What is measured of a policy, or of a preset: not its name or evidence."""
+    if isinstance(policy, Preset):
+        return {"policy": policy.policy.to_data(), "signature": policy.model.to_data()}
+    return {"policy": policy.to_data()}
 
 
 @dataclass
@@ -148,20 +156,14 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
     quality = replace(
         qualities[0],
         cases=tuple(case for quality in qualities for case in quality.cases),
-        rows={name: np.concatenate([q.rows[name] for q in qualities]) for name in qualities[0].rows},
-        features=_concatenated([q.features for q in qualities]),
+        rows=joined_values([quality.rows for quality in qualities]),
+        features=joined_values([quality.features for quality in qualities]),
         compute_fraction=float(np.average([q.compute_fraction for q in qualities], weights=weights)),
         trace_sha256=sha256("".join(q.trace_sha256 for q in qualities).encode()).hexdigest(),
         held_bytes=max(q.held_bytes for q in qualities),
         wall_s=sum(q.wall_s for q in qualities),
     )
     return replace(parts[0], quality=quality)
-
-
-def _concatenated(parts: Sequence[Any]) -> Any:
-    if isinstance(parts[0], Mapping):
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return np.concatenate(parts)
 
 
 def _encoded(measured: Measurement) -> Entry:

@@ -14,8 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.measurement import Measurement
@@ -25,17 +23,17 @@ from autotune.search.certify import candidates, certify
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
+from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.export import export, summary, write_summary
 from autotune.search.optuna_study import counts, open_study, recover
 from autotune.search.plot import pareto_png
 from autotune.search.schedules import Scheduler
-from autotune.search.scorer import Scorer
+from autotune.search.scorer import Scorer, check_measured, reference_sets
 from autotune.search.space import SearchSpace
 from autotune.search.store import RunFolder, TrialRow
 from autotune.search.study import SearchLoop
 from autotune.search.tracker import Tracker
 from autotune.search.warm_starts import warm_starts
-from xslim.errors import ConfigError
 
 log = logging.getLogger(__name__)
 SCREENED = 12  # warm starts that are certified when no trials are searched
@@ -56,7 +54,7 @@ class Outcome:
 
 def model_spec(experiment: Experiment) -> ModelSpec:
     """Say which model workers load and how they call it; a local path is made absolute."""
-    data = experiment.model.model_dump(exclude={"prompts", "prompts_file", "seconds_per_image"})
+    data = experiment.model.model_dump(exclude=NOT_OF_THE_SPEC)
     path = str(Path(data["path"]).resolve()) if Path(data["path"]).exists() else data["path"]
     memory = Memory(**data["memory"])
     return ModelSpec(**{**data, "path": path, "memory": memory, "batch": experiment.cases.batch})
@@ -66,24 +64,12 @@ def evaluator_spec(experiment: Experiment, folder: Path, threads: int | None) ->
     """Say how workers build their evaluator.
 
     Raises:
-        ConfigError: the model's folder, the metrics' network or the reference features are not there.
+        ConfigError: the model's folder, a network of the metrics or reference features are not there.
     """
-    model = experiment.model
-    check_model_folder(model.path)
-    if not (Path(experiment.metrics.net) / "model.safetensors").is_file():
-        raise ConfigError(
-            f"got {experiment.metrics.net!r}, which holds no model.safetensors; give the network's folder",
-            key="metrics.net",
-        )
-    stats = experiment.metrics.reference_stats
-    if stats is not None and not Path(stats).is_file():
-        raise ConfigError(
-            f"got {stats!r}, which is no file; give the features' .npz, or null",
-            key="metrics.reference_stats",
-        )
-    spec = model_spec(experiment)
-    net = str(Path(experiment.metrics.net).resolve())
-    return EvaluatorSpec(spec, net, str(references_folder(experiment, folder)), threads)
+    check_model_folder(experiment.model.path)
+    experiment.metrics.check_files()
+    nets = experiment.metrics.spec().absolute()
+    return EvaluatorSpec(model_spec(experiment), nets, str(references_folder(experiment, folder)), threads)
 
 
 def references_folder(experiment: Experiment, folder: Path) -> Path:
@@ -129,7 +115,7 @@ class SearchRun:
         done = finished.exists() and told["complete"] + told["pruned"] >= self.experiment.search.trials
         self.tracker.start(self.experiment.name, self.experiment.to_data(), {"folder": self.folder.path.name})
         status = "FAILED"
-        with _stop_on_signals() as stopped:
+        with stop_on_signals() as stopped:
             try:
                 if done:
                     outcome = Outcome(json.loads(finished.read_text()), interrupted=False)
@@ -153,7 +139,8 @@ class SearchRun:
         )
         profile = self._profile(dispatcher, chosen)
         baseline = self._baseline(dispatcher, holdout)
-        scorer = Scorer(self._reference_features(baseline))
+        scorer = Scorer(reference_sets(self.experiment.metrics, baseline))
+        check_measured(self.experiment.named(), scorer.scalars(baseline))
         loop = SearchLoop(
             self.experiment,
             self.space,
@@ -230,20 +217,6 @@ class SearchRun:
             raise TypeError("a baseline task returned something else")
         return value
 
-    def _reference_features(self, baseline: Measurement) -> np.ndarray:
-        """Shipped features of uncached samples, or those of the held-out references."""
-        path = self.experiment.metrics.reference_stats
-        if path is None:
-            return baseline.quality.features
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                features: np.ndarray = stored["features"].astype(np.float64)
-        except (OSError, ValueError, KeyError):
-            raise ConfigError(
-                f"got {path!r}, which is no .npz with an array `features`", key="metrics.reference_stats"
-            ) from None
-        return features
-
     def _screened(self, profile: Profile) -> list[TrialRow]:
         """Warm starts as rows, for a search without trials."""
         scheduler = Scheduler(profile)
@@ -279,7 +252,7 @@ def recover_and_enqueue(
 
 
 @contextmanager
-def _stop_on_signals() -> Iterator[threading.Event]:
+def stop_on_signals() -> Iterator[threading.Event]:
     """Set an event on SIGTERM and SIGINT instead of ending the process; a second one ends it."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():

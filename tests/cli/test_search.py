@@ -28,6 +28,7 @@ SUMMARY = {
     "seed": int,
     "objectives": list,
     "nets": dict,
+    "metric_versions": dict,
     "baseline": dict,
     "trials": dict,
     "images_generated": int,

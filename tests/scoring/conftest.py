@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from autotune.scoring.evaluator import EvaluatorSpec, PipelineEvaluator
+from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +25,6 @@ def runner() -> PipelineRunner:
 @pytest.fixture(scope="session")
 def evaluator(tmp_path_factory: pytest.TempPathFactory) -> PipelineEvaluator:
     folder = tmp_path_factory.mktemp("references")
-    evaluator = EvaluatorSpec(SPEC, NET, str(folder)).build()
+    evaluator = EvaluatorSpec(SPEC, MetricsSpec.digits(NET), str(folder)).build()
     assert isinstance(evaluator, PipelineEvaluator)
     return evaluator

@@ -10,6 +10,7 @@ from autotune.scoring.case import make_cases
 from autotune.scoring.evaluator import EvaluatorSpec, PipelineEvaluator
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import PSNR_CAP_DB
+from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.profile import MEASURED, Profile, take_profile
 from autotune.scoring.residuals import record_residuals
@@ -38,7 +39,8 @@ def test_all_steps_computed_is_the_reference(evaluator: PipelineEvaluator) -> No
     assert quality.rows["lpips"] == pytest.approx(np.zeros(3), abs=1e-9)
     assert (quality.actions, quality.compute_fraction) == ("F" * STEPS, 1.0)
     baseline = evaluator.baseline(CASES, 1)
-    assert np.array_equal(baseline.quality.features, quality.features)
+    for name in ("fid", "kid"):
+        assert np.array_equal(baseline.quality.features[name], quality.features[name])
     assert baseline.quality.actions == quality.actions
     assert baseline.latency is not None
     assert baseline.latency.batch == 2
@@ -53,7 +55,10 @@ def test_skips_save_compute_and_cost_quality(half: Measurement) -> None:
         assert quality.rows[name].shape == (3,)
         assert (quality.rows[name] < better).all()
     assert (quality.rows["lpips"] > 0).all()
-    assert quality.features.shape[0] == 3
+    assert quality.features["fid"].shape == (3, 64)
+    assert quality.features["kid"] is quality.features["fid"]
+    assert (quality.rows["latent_rel_l1"] > 0).all()
+    assert set(quality.rows) == {"psnr", "ssim", "lpips", "latent_rel_l1"}, "pictures of 32 pixels"
     assert quality.held_bytes > 0
     assert half.environment["torch"]
 
@@ -82,7 +87,7 @@ def test_the_scorer_names_what_was_measured(half: Measurement) -> None:
 
 def test_a_missing_network_is_one_line(tmp_path: object) -> None:
     with pytest.raises(ConfigError, match=r"metrics\.net: got '.*', which holds no model\.safetensors"):
-        EvaluatorSpec(SPEC, str(tmp_path), str(tmp_path)).build()
+        EvaluatorSpec(SPEC, MetricsSpec.digits(str(tmp_path)), str(tmp_path)).build()
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
-"""fid and kid against second implementations, their bias, and the statistics file."""
+"""fid, kid and cmmd against second implementations, their bias, and the statistics file."""
 
-import sys
 from itertools import pairwise
 
 import numpy as np
@@ -8,7 +7,8 @@ import pytest
 import scipy.linalg
 import torch
 
-from autotune.scoring.metrics import METRICS, FeatureStats, fid, kid
+from autotune.scoring.metrics import METRICS, FeatureStats, ReferenceSet, cmmd, fid, kid
+from autotune.scoring.metrics import mmd as mmd_module
 from xslim.errors import ConfigError
 
 
@@ -43,6 +43,22 @@ def test_fid_of_fewer_samples_than_dimensions_is_symmetric_and_finite():
     shift = ((x.mean(0) - y.mean(0)) ** 2).sum()
     expected = shift + (xc**2).sum() / 19 + (yc**2).sum() / 49 - 2 * cross
     assert fid(x, y) == pytest.approx(expected, rel=1e-8)
+
+
+@pytest.mark.parametrize(("n", "m"), [(24, 40), (24, 300), (300, 24)])
+def test_fid_of_few_samples_is_scipys(n, m):
+    """Where SciPy's root of a singular product still works, to the 1e-4 that is asked for."""
+    d = 128
+    x, y = features(n, d=d), features(m, d=d, seed=1, shift=0.1)
+    c1, c2 = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    root = scipy.linalg.sqrtm(c1 @ c2)
+    expected = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(c1 + c2 - 2 * root.real)
+    assert fid(x, y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_fid_forms_no_square_matrix_of_many_dimensions():
+    x, y = features(6, d=2).repeat(20_000, 1), features(9, d=2, seed=1).repeat(20_000, 1)
+    assert np.isfinite(fid(x, y)), "a [40000, 40000] matrix takes 12 GB"
 
 
 def test_fid_is_never_negative_and_survives_constant_features():
@@ -95,11 +111,57 @@ def test_kid_is_torchmetrics_polynomial_mmd():
     assert kid(x, y) == pytest.approx(float(expected), rel=1e-8)
 
 
-def test_kid_does_not_depend_on_the_block(monkeypatch):
+@pytest.mark.parametrize("metric", [kid, cmmd])
+def test_kernels_do_not_depend_on_the_block(metric, monkeypatch):
     x, y = features(100), features(73, seed=1, shift=0.2)
-    whole = kid(x, y)
-    monkeypatch.setattr(sys.modules[kid.__module__], "BLOCK", 16)
-    assert kid(x, y) == pytest.approx(whole, rel=1e-10)
+    whole = metric(x, y)
+    monkeypatch.setattr(mmd_module, "BLOCK", 16)
+    assert metric(x, y) == pytest.approx(whole, rel=1e-9)
+
+
+def naive_cmmd(x, y):
+    """The published form in float64 with every constant in place, and the unbiased estimate."""
+    x, y = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (x, y))
+
+    def k(u, v):
+        return np.exp(-(((u[:, None] - v[None]) ** 2).sum(-1)) / (2 * 10.0**2))
+
+    m, n = len(x), len(y)
+    within = (k(x, x).sum() - m) / (m * (m - 1)) + (k(y, y).sum() - n) / (n * (n - 1))
+    return 1000 * (within - 2 * k(x, y).mean())
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.7])
+def test_cmmd_is_the_published_form(shift):
+    x, y = features(14, d=5), features(19, d=5, seed=1, shift=shift)
+    assert cmmd(x, y) == pytest.approx(naive_cmmd(x, y), abs=1e-9)
+    assert cmmd(x * 7, y) == pytest.approx(cmmd(x, y), abs=1e-12), "lengths do not matter"
+
+
+def test_cmmd_of_zero_features_is_a_number():
+    x = features(14, d=5)
+    x[3] = 0
+    assert np.isfinite(cmmd(x, features(19, d=5, seed=1)))
+    assert cmmd(np.zeros((4, 5)), np.zeros((6, 5))) == 0
+
+
+@pytest.mark.parametrize("metric", [fid, kid, cmmd])
+def test_a_reference_set_gives_what_its_rows_give_and_computes_its_part_once(metric, monkeypatch):
+    x, y = features(40), features(60, seed=1, shift=0.2)
+    reference = ReferenceSet(torch.from_numpy(y))
+    first = metric(x, reference)
+    assert first == pytest.approx(metric(x, y), rel=1e-12)
+    sizes = []
+    kernel_sum, qr = mmd_module._kernel_sum, np.linalg.qr
+    monkeypatch.setattr(
+        mmd_module,
+        "_kernel_sum",
+        lambda a, b, *r, **k: (sizes.append((len(a), len(b))), kernel_sum(a, b, *r, **k))[1],
+    )
+    monkeypatch.setattr(np.linalg, "qr", lambda a, **k: (sizes.append((len(a),)), qr(a, **k))[1])
+    assert metric(x, reference) == first
+    assert sizes, "the candidate's part is computed"
+    assert all(size not in ((60, 60), (60,)) for size in sizes)
 
 
 def test_kid_of_equal_sets_is_below_0_by_the_missing_diagonal():
@@ -117,7 +179,7 @@ def test_half_precision_tensors_are_accepted():
         assert metric(half[0].numpy(), half[1]) == metric(*half)
 
 
-@pytest.mark.parametrize("metric", [fid, kid])
+@pytest.mark.parametrize("metric", [fid, kid, cmmd])
 @pytest.mark.parametrize(
     "bad", [np.zeros(4), np.zeros((1, 4)), np.zeros((5, 0)), np.full((5, 4), np.nan), np.full((5, 4), np.inf)]
 )
@@ -141,7 +203,8 @@ def test_stats_are_numpys_and_survive_a_file(tmp_path):
     assert loaded.n == 40
     assert type(loaded.n) is int
     y = features(30, seed=1)
-    assert fid(y, loaded) == fid(y, x) == fid(FeatureStats.from_features(y), x)
+    assert fid(y, loaded) == pytest.approx(fid(y, x), rel=1e-9)
+    assert fid(FeatureStats.from_features(y), x) == pytest.approx(fid(y, x), rel=1e-9)
 
 
 def test_a_file_that_is_no_statistics_is_refused_by_name(tmp_path):

@@ -10,7 +10,15 @@ import pytest
 from autotune.scoring.case import make_cases
 from autotune.scoring.metrics import METRICS, Direction, Kind
 from autotune.search.experiment import Experiment, load_experiment
-from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, SCALAR_NAMES, UPPER_TAIL, Bound, violations
+from autotune.search.objective import (
+    METRIC_NAMES,
+    METRIC_OF,
+    OBJECTIVES,
+    SCALAR_NAMES,
+    Bound,
+    tail_name,
+    violations,
+)
 from autotune.search.scorer import Scorer
 from autotune.search.study import HYPERVOLUME_REFERENCE
 from tests.search.support import EXPERIMENT, FormulaFactory, merged, write_files
@@ -119,15 +127,17 @@ def test_a_missing_space_is_named(tmp_path: Path) -> None:
 def test_names_and_directions_agree_with_the_metrics() -> None:
     for metric in METRICS.values():
         assert METRIC_NAMES[metric.name] is (metric.direction is Direction.MAXIMIZE)
-        if metric.kind is Kind.PAIRED:
-            assert metric.tail_q == (LOWER_TAIL if METRIC_NAMES[metric.name] else UPPER_TAIL)
+        if metric.kind is not Kind.SET:
+            assert tail_name(metric.name) == f"{metric.name}_p{metric.tail_q}"
+            assert METRIC_OF[tail_name(metric.name)] == metric.name
+            assert tail_name(metric.name) in SCALAR_NAMES
     assert set(METRIC_NAMES) - set(METRICS) == {"latency", "compute_fraction", "memory"}
-    assert set(HYPERVOLUME_REFERENCE) == set(METRIC_NAMES)
+    assert set(HYPERVOLUME_REFERENCE) == set(OBJECTIVES)
 
 
 def test_every_pair_of_objectives_is_accepted() -> None:
-    for first in METRIC_NAMES:
-        for second in METRIC_NAMES:
+    for first in OBJECTIVES:
+        for second in OBJECTIVES:
             if first != second:
                 assert Experiment.parse(merged(EXPERIMENT, {"objectives": [first, second]}))
 
@@ -157,6 +167,10 @@ def test_a_bound_on_what_is_not_measured_is_refused() -> None:
 def test_every_scalar_may_be_bounded_and_is_measured() -> None:
     cases = make_cases([0, 1], 4, 4, 0)[0]
     measured = FormulaFactory().build().evaluate(Policy.from_pattern("F." * 6), cases, 1)
-    assert set(Scorer(measured.quality.features).scalars(measured)) == set(SCALAR_NAMES)
+    scalars = Scorer(measured.quality.features).scalars(measured)
+    assert set(OBJECTIVES) < set(scalars) < set(SCALAR_NAMES)
     bounds = {name: {"max": 1.0} for name in SCALAR_NAMES}
-    assert set(Experiment.parse(merged(EXPERIMENT, {"bounds": bounds})).bounds) == set(SCALAR_NAMES)
+    every = {"net": "net", "cmmd": {"model": "clip"}}
+    every |= {"clip_score": {"model": "clip"}, "image_reward": {"model": "reward"}}
+    found = Experiment.parse(merged(EXPERIMENT, {"bounds": bounds, "metrics": every}))
+    assert set(found.bounds) == set(SCALAR_NAMES)

@@ -1,4 +1,4 @@
-"""Mean and covariance of a set of features: all that `fid` needs to know of a reference."""
+"""The normal distribution fitted to a set of features: all that `fid` needs to know of it."""
 
 from __future__ import annotations
 
@@ -12,6 +12,28 @@ from autotune.scoring.metrics.inputs import Features, FloatArray, feature_rows
 from xslim.errors import ConfigError
 
 KEYS = ("mean", "covariance", "n")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Normal:
+    """A normal distribution by its mean and a factor of its covariance.
+
+    Shapes: mean [d]; factor [d, rank], factor factorᵀ = covariance; trace: that of the covariance.
+    """
+
+    mean: FloatArray
+    factor: FloatArray
+    trace: float
+
+    @classmethod
+    def of_rows(cls, rows: FloatArray) -> Normal:
+        """Fit it to rows [n, d], n >= 2; no [d, d] matrix is formed for fewer rows than dimensions."""
+        mean = rows.mean(0)
+        centred = (rows - mean) / np.sqrt(len(rows) - 1)
+        trace = float(np.square(centred).sum())
+        if len(rows) > rows.shape[1]:
+            centred = np.linalg.qr(centred, mode="r")
+        return cls(mean, centred.T, trace)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +76,13 @@ class FeatureStats:
         mean = rows.mean(0)
         centred = rows - mean
         return cls(mean, centred.T @ centred / (len(rows) - 1), len(rows))
+
+    def normal(self) -> Normal:
+        """Return the distribution; directions of the covariance that are rounding only are left out."""
+        values, vectors = np.linalg.eigh((self.covariance + self.covariance.T) / 2)
+        keep = values > max(0.0, values[-1]) * len(values) * np.finfo(np.float64).eps
+        factor: FloatArray = vectors[:, keep] * np.sqrt(values[keep])
+        return Normal(self.mean, factor, float(np.trace(self.covariance)))
 
     def save(self, path: Path) -> None:
         """Write the statistics to exactly `path`, as a compressed `.npz` without pickles."""

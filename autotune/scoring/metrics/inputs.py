@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 from xslim.errors import ConfigError
 
 FloatArray = npt.NDArray[np.float64]
+MIN_ROWS = 2  # every set metric divides by n - 1
 Features = Tensor | npt.NDArray[np.floating]
 
 
@@ -56,19 +59,43 @@ def image_pair(
     )
 
 
+def clip_chunks(images: Tensor, changes: bool, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut the frames of clips into pieces, with the number of the case that each frame is from.
+
+    Shapes: images [n, c, h, w] or [n, t, c, h, w] -> pieces of at most `size` of n * t frames
+    [m, c, h, w] and [m]; with `changes` of n * (t - 1) pictures (next - frame + 1) / 2.
+
+    Raises:
+        ConfigError: another shape or type, or values out of range.
+    """
+    clips = images if images.ndim == 5 else images[:, None]
+    frames = clips.shape[1] - changes
+    for start in range(0, len(clips) * frames, size):
+        number = torch.arange(start, min(start + size, len(clips) * frames))
+        case, frame = number // frames, number % frames
+        chunk = unit_images(clips[case, frame], dtype=torch.float32)
+        if changes:
+            chunk = (unit_images(clips[case, frame + 1], dtype=torch.float32) - chunk + 1) / 2
+        yield chunk, case
+
+
 def feature_rows(features: Features, name: str = "features") -> FloatArray:
     """Return features as a float64 array.
 
-    Shapes: features [n, d] -> [n, d], n >= 2 because every set metric divides by n - 1.
+    Shapes: features [n, d] -> [n, d], n >= `MIN_ROWS`.
 
     Raises:
-        ConfigError: another shape, fewer than 2 rows, or a value that is not finite.
+        ConfigError: another shape, too few rows, or a value that is not finite.
     """
     if isinstance(features, Tensor):
         features = features.detach().cpu().double().numpy()
     rows = np.asarray(features, dtype=np.float64)
-    if rows.ndim != 2 or rows.shape[0] < 2 or rows.shape[1] < 1:
-        raise ConfigError(f"got shape {list(rows.shape)}, need [n, d] with n >= 2 and d >= 1", key=name)
+    if rows.ndim != 2 or rows.shape[1] < 1:
+        raise ConfigError(f"got shape {list(rows.shape)}, need [n, d] with d >= 1", key=name)
+    if len(rows) < MIN_ROWS:
+        raise ConfigError(
+            f"got {len(rows)} pictures, a set metric needs at least {MIN_ROWS}; give more cases", key=name
+        )
     if not np.isfinite(rows).all():
         raise ConfigError("got a value that is not finite; check the pictures and the network", key=name)
     return rows

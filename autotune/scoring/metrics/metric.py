@@ -21,16 +21,26 @@ class Direction(StrEnum):
 class Kind(StrEnum):
     """What a metric compares."""
 
-    PAIRED = "paired"  # a picture with the uncached picture of the same case: one value a picture
+    PAIRED = "paired"  # a picture or clip with the uncached one of the same case: one value a case
+    PROMPTED = "prompted"  # a picture or clip with its prompt, without a reference: one value a case
     SET = "set"  # a set of pictures with a reference set: one value
 
 
 class Inputs(StrEnum):
-    """What both arguments of a metric's function are."""
+    """What the arguments of a metric's function are."""
 
-    IMAGES = "images"  # [n, c, h, w]
-    MAPS = "maps"  # one [n, c, h, w] per stage of a network
-    FEATURES = "features"  # [n, d]
+    IMAGES = "images"  # both [n, c, h, w]
+    MAPS = "maps"  # both one [n, c, h, w] per stage of a network, and the network's weights of them
+    LATENTS = "latents"  # both [n, …]
+    PROMPTS = "prompts"  # a judge, images [n, c, h, w], n prompts
+    FEATURES = "features"  # both [n, d]
+
+
+class View(StrEnum):
+    """Which pictures of a clip are compared; the case's value is the mean over them."""
+
+    FRAMES = "frames"  # every frame; a picture is a clip of one frame
+    CHANGES = "changes"  # (difference of neighbouring frames + 1) / 2, in [0, 1]; clips only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,14 +49,16 @@ class Metric:
 
     Attributes:
         name: role name, the key in rows, summaries and objectives.
-        function: called with (candidate, reference); gives [n] if paired, else a float.
+        function: called with what `inputs` says; gives [n], or a float if it is a set metric.
         inputs: what `function` takes.
-        kind: per picture, or one value for a set.
+        kind: per case, or one value for a set.
         direction: which way is better.
         unit: "dB", or "" for a pure number.
         version: grows whenever the same pictures give another value.
-        best: value of a perfect candidate; an unbiased estimate may scatter beyond it.
+        best: value of a perfect candidate; an unbiased estimate may scatter beyond it; None without a limit.
         label_format: how tables name the metric; `{net}` and `{n}` are filled in by `label`.
+        view: which pictures of a clip are compared.
+        min_side: pixels of the shorter side from which it is defined; below, it is not measured.
         warn_below_n: with fewer pictures the value is mostly bias; None if it is unbiased.
     """
 
@@ -57,14 +69,26 @@ class Metric:
     direction: Direction
     unit: str
     version: int
-    best: float
+    best: float | None
     label_format: str
+    view: View = View.FRAMES
+    min_side: int = 1
     warn_below_n: int | None = None
 
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value is better."""
         return self.direction is Direction.MAXIMIZE
+
+    @property
+    def per_case(self) -> bool:
+        """Whether it gives one value a case, and so has a tail."""
+        return self.kind is not Kind.SET
+
+    @property
+    def needs_net(self) -> bool:
+        """Whether the value depends on a network."""
+        return "{net}" in self.label_format
 
     @property
     def tail_q(self) -> int:
@@ -74,6 +98,11 @@ class Metric:
     def better(self, a: float, b: float) -> bool:
         """Return whether `a` is strictly better than `b`."""
         return a > b if self.higher_is_better else a < b
+
+    def applies(self, shape: tuple[int, ...]) -> bool:
+        """Return whether pictures [n, c, h, w] or clips [n, t, c, h, w] of this shape can be measured."""
+        moving = len(shape) == 5 and shape[1] > 1
+        return min(shape[-2:]) >= self.min_side and (self.view is View.FRAMES or moving)
 
     def label(self, *, net: str = "digits", n: int | None = None) -> str:
         """Return the printed name, such as `lpips_digits` or `fid_digits@256`.

@@ -11,8 +11,12 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from autotune.scoring.nets.seen import Seen
+
 CHANNELS = (16, 32, 64)
 FEATURES = 64
+SIDE = 32  # of the pictures it was trained on
+CELLS = 4  # the feature layer sees so many cells a side, each the mean of 2x2 positions of the last map
 
 
 class ClassifierOutput(NamedTuple):
@@ -27,9 +31,16 @@ class ClassifierOutput(NamedTuple):
 
 
 class DigitsClassifier(nn.Module):
-    """Three convolution stages, a feature layer and a linear head, for grey 32x32 pictures."""
+    """Three convolution stages, a feature layer and a linear head, for grey 32x32 pictures.
+
+    Larger pictures are seen at their own size: the feature layer slides over them in steps of 16 pixels, and
+    its outputs are averaged. So a digit of 32 pixels looks the same in a larger picture. Smaller ones are
+    enlarged until the shorter side has 32 pixels.
+    """
 
     version = 1
+    heads = None  # no learned weights of the maps
+    side = 0  # pictures are not brought to one size
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,17 +61,26 @@ class DigitsClassifier(nn.Module):
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Classify pictures.
 
-        Shapes: images [n, 1 or 3, h, w] in [0, 1]; colour is averaged, other sizes are resized to 32.
+        Shapes: images [n, 1 or 3, h, w] in [0, 1]; colour is averaged.
         """
         x = images.mean(1, keepdim=True) * 2 - 1
-        if x.shape[-2:] != (32, 32):
-            x = F.interpolate(x, size=(32, 32), mode="bilinear", antialias=True, align_corners=False)
+        height, width = x.shape[-2:]
+        if min(height, width) < SIDE:
+            scale = SIDE / min(height, width)
+            size = (round(height * scale), round(width * scale))
+            x = F.interpolate(x, size=size, mode="bilinear", antialias=True, align_corners=False)
         maps = []
         for stage in self.stages:
             x = stage(x)
             maps.append(x)
-        features = F.gelu(self.feature(F.adaptive_avg_pool2d(x, 4).flatten(1)))
+        windows = F.unfold(F.avg_pool2d(x, 2), CELLS, stride=CELLS // 2)  # [n, channels * 16, windows]
+        features = F.gelu(self.feature(windows.transpose(1, 2))).mean(1)
         return ClassifierOutput(self.head(features), features, tuple(maps))
+
+    def see(self, images: Tensor) -> Seen:
+        """Return maps and features. Shapes: images [n, 1 or 3, h, w] in [0, 1]."""
+        output: ClassifierOutput = self(images)
+        return Seen(output.maps, output.features)
 
     def save(self, folder: Path) -> None:
         """Write `config.json` and fp16 `model.safetensors` into a folder."""
