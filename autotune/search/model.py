@@ -14,6 +14,8 @@ from xslim.policy.document import Document, describe
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Pixels = Annotated[int, Field(ge=8, le=16_384)]
+# keys that do not tell how the model is run
+NOT_OF_THE_SPEC = {"prompts", "prompts_file", "seconds_per_image", "sustained_tflops"}
 # arguments of a pipeline's call that are set elsewhere, or that the measurement sets
 OWN_KEYS = {
     "prompt": "prompts",
@@ -52,6 +54,7 @@ class Model(Document):
         prompts: class labels or prompts.
         prompts_file: a file of prompts instead, beside the experiment or in the current directory.
         seconds_per_image: of one uncached picture or clip on one worker, measured by you; for `--dry-run`.
+        sustained_tflops: what a worker computes a second, in 10^12 operations; for `--dry-run` too.
     """
 
     path: Annotated[str, Field(min_length=1)]
@@ -76,6 +79,7 @@ class Model(Document):
     ] = ()
     prompts_file: Annotated[str, Field(min_length=1)] | None = None
     seconds_per_image: Annotated[float, Field(gt=0)] | None = None
+    sustained_tflops: Annotated[float, Field(gt=0)] | None = None
 
     @field_validator("prompts")
     @classmethod

@@ -23,8 +23,8 @@ from autotune.search.certify import candidates, certify
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
-from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.export import export, summary, write_summary
+from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.optuna_study import counts, open_study, recover
 from autotune.search.plot import pareto_png
 from autotune.search.schedules import Scheduler

@@ -22,42 +22,51 @@ PER_CASE = re.compile(r"negative_prompt|(negative_)?prompt_\d+")
 TEMPORAL_RATIOS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
 
 
+def check_request(spec: ModelSpec, pipeline: type) -> str:
+    """Check a spec against a pipeline's class; return the argument that takes the prompts of a batch.
+
+    Raises:
+        ConfigError: the pipeline takes no prompts or labels, or does not know an argument.
+    """
+    known = inspect.signature(pipeline.__call__).parameters
+    found = next((name for name in PROMPTS if name in known), None)
+    if found is None:
+        raise ConfigError(f"got a {pipeline.__name__}, whose call takes no prompt", key="model.path")
+    given = {f"model.{name}": name for name in SHAPES if getattr(spec, name) is not None}
+    given |= {f"model.arguments.{name}": name for name in spec.arguments}
+    free = [name for name in known if name not in (*PROMPTS, "self", "kwargs")]
+    for key, name in given.items():
+        if name not in free:
+            raise ConfigError(f"{pipeline.__name__} takes no such argument; {suggest(name, free)}", key=key)
+    return found
+
+
+def check_frames(spec: ModelSpec, pipeline: type, ratio: int) -> None:
+    """Refuse a number of frames that no number of latent frames gives.
+
+    Raises:
+        ConfigError: names the nearest that are allowed.
+    """
+    if spec.num_frames is None or (spec.num_frames - 1) % ratio == 0:
+        return
+    low = (spec.num_frames - 1) // ratio * ratio + 1
+    allowed = f"{ratio}k + 1 frames, such as {low} or {low + ratio}"
+    raise ConfigError(f"got {spec.num_frames}; {pipeline.__name__} draws {allowed}", key="model.num_frames")
+
+
 class RequestPlan:
     """The keyword arguments of a pipeline's call.
 
     Raises:
-        ConfigError: the pipeline takes no prompts or labels, or does not know an argument.
+        ConfigError: as `check_request` and `check_frames`.
     """
 
     def __init__(self, spec: ModelSpec, pipe: Any) -> None:
         self._spec, self._pipe, self._name = spec, pipe, type(pipe).__name__
         self._known = inspect.signature(pipe.__call__).parameters
-        found = [name for name in PROMPTS if name in self._known]
-        if not found:
-            raise ConfigError(f"got a {self._name}, whose call takes no prompt", key="model.path")
-        self._prompts = found[0]
-        for name in SHAPES:
-            if getattr(spec, name) is not None and name not in self._known:
-                raise ConfigError(self._no(name), key=f"model.{name}")
-        for name in spec.arguments:
-            if name not in self._known or name in PROMPTS:
-                raise ConfigError(self._no(name), key=f"model.arguments.{name}")
-        self._check_frames()
-
-    def _no(self, name: str) -> str:
-        known = [name for name in self._known if name not in (*PROMPTS, "kwargs")]
-        return f"{self._name} takes no such argument; {suggest(name, known)}"
-
-    def _check_frames(self) -> None:
-        frames = self._spec.num_frames
-        ratios = [getattr(self._pipe, name) for name in TEMPORAL_RATIOS if hasattr(self._pipe, name)]
-        if frames is None or not ratios or (frames - 1) % ratios[0] == 0:
-            return
-        low = (frames - 1) // ratios[0] * ratios[0] + 1
-        raise ConfigError(
-            f"got {frames}; {self._name} draws {ratios[0]}k + 1 frames, such as {low} or {low + ratios[0]}",
-            key="model.num_frames",
-        )
+        self._prompts = check_request(spec, type(pipe))
+        ratios = [getattr(pipe, name) for name in TEMPORAL_RATIOS if hasattr(pipe, name)]
+        check_frames(spec, type(pipe), ratios[0] if ratios else 1)
 
     @property
     def guidance_scale(self) -> float | None:
