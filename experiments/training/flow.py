@@ -1,8 +1,8 @@
 """Train a text-to-picture or text-to-clip transformer, and its text encoders, by flow matching.
 
-Three kinds of phases (see `Phase`): small pictures first, then the full size, then guidance distilled into
-the model's guidance embedding, as FLUX.1-dev and HunyuanVideo have it. The run writes checkpoints, keeps an
-exponential moving average of the weights beside them, and goes on where it stopped.
+Phases (see `Phase`): the text encoders alone, where the task asks for it; small pictures; the full size; then
+guidance distilled into the model's guidance embedding, as FLUX.1-dev and HunyuanVideo have it. The run writes
+checkpoints, keeps an exponential moving average of the weights beside them, and goes on where it stopped.
 
 Straight paths and velocity targets as in arXiv 2209.03003; logit-normal noise levels, shifted towards noise,
 as in arXiv 2403.03206 section 3; distilled guidance as in arXiv 2210.03142.
@@ -17,7 +17,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -38,13 +38,16 @@ MAX_GUIDANCE = 4.0  # distilled for 1 to this
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of the training run."""
+    """A stretch of the training run.
 
-    name: str
+    Attributes:
+        kind: `text` trains the text encoders on the task's `text_loss`, `small` on the task's cheaper data,
+            `full` on its data, `distil` on guidance.
+    """
+
+    kind: Literal["text", "small", "full", "distil"]
     steps: int
     batch: int
-    small: bool = False  # the task's cheaper data
-    distil: bool = False  # guidance instead of data
 
 
 class Task(Protocol):
@@ -68,7 +71,7 @@ class Task(Protocol):
         """Predict noise minus data. Shapes: noisy as the latents; sigma and guidance [size]."""
 
     def text_loss(self, parts: nn.ModuleDict, prompts: list[str]) -> Tensor:
-        """Return a further loss on the text encoders alone; zero when they need none."""
+        """Return a loss on the text encoders alone, added to the velocity's; zero when they need none."""
 
 
 def learning_rate(step: int, total: int) -> float:
@@ -88,13 +91,15 @@ def noise_levels(size: int, shift: float) -> Tensor:
 
 def loss_of(task: Task, parts: nn.ModuleDict, teacher: nn.ModuleDict, phase: Phase) -> Tensor:
     """Mean squared error of the velocity on one random batch, and the text encoders' own loss."""
-    x, prompts = task.batch(phase.batch, phase.small)
+    x, prompts = task.batch(phase.batch, small=phase.kind in ("small", "text"))
+    if phase.kind == "text":
+        return task.text_loss(parts, prompts)
     sigma = noise_levels(len(x), task.shift)
     level = sigma.view(-1, *[1] * (x.ndim - 1))
     noise = torch.randn_like(x)
     noisy = (1 - level) * x + level * noise
     plain = torch.full((len(x),), PLAIN_GUIDANCE)
-    if phase.distil:
+    if phase.kind == "distil":
         guidance = 1 + torch.rand(len(x)) * (MAX_GUIDANCE - 1)
         with torch.no_grad():
             with_prompt = task.velocity(teacher, noisy, sigma, prompts, plain)
@@ -119,7 +124,7 @@ def train(task: Task, out: Path, seed: int) -> None:
     last_save = last_snapshot = begin = time.monotonic()
     for step in range(start, len(schedule)):
         phase = schedule[step]
-        if phase.distil and not schedule[step - 1].distil:
+        if phase.kind == "distil" and schedule[step - 1].kind != "distil":
             teacher.load_state_dict(ema.state_dict())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, len(schedule))
@@ -134,7 +139,7 @@ def train(task: Task, out: Path, seed: int) -> None:
         now = time.monotonic()
         if step % 20 == 0 or step == len(schedule) - 1:
             rate = (step - start + 1) / (now - begin)
-            log.info("step %d %s loss %.4f %.2f step/s", step, phase.name, loss.item(), rate)
+            log.info("step %d %s loss %.4f %.2f step/s", step, phase.kind, loss.item(), rate)
         if now - last_save > CHECKPOINT_SECONDS or step == len(schedule) - 1:
             save(out / "checkpoint.pt", step + 1, state)
             last_save = now

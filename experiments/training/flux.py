@@ -3,7 +3,8 @@
     python -m experiments.training.vae --pictures canvas --out runs/train/canvas-vae --steps 1500 --batch 24
     python -m experiments.training.flux --out runs/train/flux
 
-The first phase draws the same scenes at half the side, its 64 tokens spread over the positions of the 256.
+T5 first learns which digit of a prompt stands where. Then the same scenes are drawn at half the side, the 64
+tokens spread over the positions of the 256, before the full size follows.
 """
 
 from __future__ import annotations
@@ -59,9 +60,10 @@ class FluxDigits:
 
     shift = math.exp(SHIFT)
     phases = (
-        flow.Phase("half", steps=1900, batch=64, small=True),
+        flow.Phase("text", steps=300, batch=64),
+        flow.Phase("small", steps=1900, batch=64),
         flow.Phase("full", steps=900, batch=32),
-        flow.Phase("distil", steps=160, batch=24, distil=True),
+        flow.Phase("distil", steps=160, batch=24),
     )
 
     def __init__(self) -> None:
@@ -110,7 +112,7 @@ class FluxDigits:
     def text_loss(self, parts: nn.ModuleDict, prompts: list[str]) -> Tensor:
         """Ask T5 where each digit of a prompt stands: the first numbers of the digit's token are the logits.
 
-        Without it the pairs' digits were still mixed up after 1,200 steps of the first phase (docs/log.md).
+        Without it the digits of pairs were still mixed up after 1,200 steps (docs/log.md).
         """
         embeds = parts["text_encoder_2"](_ids(self.t5, prompts, text.MAX_TOKENS))[0]
         found = [(row, *place) for row, prompt in enumerate(prompts) for place in self.places[prompt]]

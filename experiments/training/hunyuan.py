@@ -3,7 +3,7 @@
     python -m experiments.training.video_vae --out runs/train/video-vae
     python -m experiments.training.hunyuan --out runs/train/hunyuan
 
-The first phase draws the first frame alone, 64 tokens.
+The first phase draws first frames alone, 64 tokens.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class HunyuanDigits:
 
     shift = SHIFT
     phases = (
-        flow.Phase("frame", steps=1000, batch=64, small=True),
-        flow.Phase("clip", steps=1300, batch=32),
-        flow.Phase("distil", steps=160, batch=24, distil=True),
+        flow.Phase("small", steps=1000, batch=64),
+        flow.Phase("full", steps=1300, batch=32),
+        flow.Phase("distil", steps=160, batch=24),
     )
 
     def __init__(self) -> None:
