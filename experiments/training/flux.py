@@ -61,7 +61,7 @@ class FluxDigits:
     shift = math.exp(SHIFT)
     phases = (
         flow.Phase("text", steps=300, batch=64),
-        flow.Phase("small", steps=1900, batch=64),
+        flow.Phase("small", steps=2300, batch=64),
         flow.Phase("full", steps=900, batch=32),
         flow.Phase("distil", steps=160, batch=24),
     )
