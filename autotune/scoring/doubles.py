@@ -10,6 +10,8 @@ from hashlib import sha256
 import numpy as np
 
 from autotune.scoring.case import Case
+from autotune.scoring.cost import CostModel
+from autotune.scoring.cost_parts import BlockCost, BranchCost
 from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.measurement import Latency, Measurement, Quality
 from autotune.scoring.profile import Profile
@@ -93,6 +95,28 @@ class FormulaEvaluator:
             fit={"step_table": 1.0},
         )
 
+    def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
+        """Ten equal blocks, whose skip costs as in `COST`."""
+        outside = COST[Action.SKIP]
+        block = BlockCost(fixed=0.0, per_token=(1 - outside) / 1000, tokens=100)
+        branch = BranchCost(
+            name="default",
+            rows=len(cases),
+            total=1.0,
+            modulation=0.0,
+            embedding=0.0,
+            blocks=(block,) * 10,
+            changes=(((1.0,) * 10,) * len(cases),) * self.num_steps,
+        )
+        return CostModel(
+            family="formula",
+            transformer="Formula",
+            batch=len(cases),
+            num_steps=self.num_steps,
+            kinds=("double",) * 10,
+            branches=(branch,),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class FailingEvaluator:
@@ -129,3 +153,7 @@ class FailingEvaluator:
     def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
         """As the inner evaluator."""
         return self.inner.profile(cases, sensitivity_cases)
+
+    def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
+        """As the inner evaluator."""
+        return self.inner.cost_model(cases, patterns)

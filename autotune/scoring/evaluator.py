@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,17 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Protocol
 
-import diffusers
 import torch
 
 import xslim
 from autotune.scoring.case import Case
-from autotune.scoring.latency import a_a_floor, paired
-from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.cost import CostModel
+from autotune.scoring.cost_check import check_cost
+from autotune.scoring.cost_count import Subject, count_cost
+from autotune.scoring.cost_fit import fit_cost
+from autotune.scoring.environment import environment
+from autotune.scoring.latency import WorkerFloor, paired
+from autotune.scoring.measurement import Measurement, Quality
 from autotune.scoring.nets.loaded import load_nets
 from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
@@ -50,6 +53,10 @@ class Evaluator(Protocol):
 
     def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
         """Take the profile."""
+        ...
+
+    def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
+        """Fit what a request of these cases costs; measure the error on so many unseen schedules."""
         ...
 
 
@@ -87,7 +94,7 @@ class PipelineEvaluator:
         self._runner = PipelineRunner(spec.model)
         self._nets = load_nets(spec.metrics, self._runner.device)
         self._store = ReferenceStore(Path(spec.references), self._runner)
-        self._floor: Latency | None = None
+        self._floor = WorkerFloor(self._runner)
 
     def evaluate(
         self,
@@ -96,29 +103,32 @@ class PipelineEvaluator:
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
     ) -> Measurement:
-        """Measure a policy; the latency is paired with the uncached model on the first batch."""
+        """Measure a policy; the latency is paired with the uncached model, batch after batch."""
         quality = self._quality(policy, cases)
         if timing_rounds == 0 or quality.trace_sha256 in timed_traces:
-            return Measurement(quality, environment=environment(self._runner.device))
-        batch = next(self._runner.batches(cases))
+            return Measurement(quality, environment=self._environment())
         bare = policy.policy if isinstance(policy, Preset) else policy
-        latency = paired(self._runner, batch, bare, timing_rounds, self._measured_floor(batch))
-        return Measurement(quality, latency, environment(self._runner.device))
+        latency = paired(self._runner, cases, bare, timing_rounds, self._floor.value(cases))
+        return Measurement(quality, latency, self._environment())
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """Measure the uncached model against itself; draws the references that are missing."""
         quality = self._quality(None, cases)
-        self._floor = a_a_floor(self._runner, next(self._runner.batches(cases)), max(1, timing_rounds))
-        return Measurement(quality, self._floor, environment(self._runner.device))
+        latency = self._floor.measure(cases, max(1, timing_rounds))
+        return Measurement(quality, latency, self._environment())
 
     def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
         """Take the profile."""
         return take_profile(self._runner, cases, sensitivity_cases)
 
-    def _measured_floor(self, batch: Sequence[Case]) -> float:
-        if self._floor is None:
-            self._floor = a_a_floor(self._runner, batch, 1)
-        return self._floor.floor
+    def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
+        """Count and time the requests of one batch of cases."""
+        subject = Subject.of(self._runner, next(self._runner.batches(cases)))
+        return check_cost(subject, fit_cost(subject, count_cost(subject)), patterns)
+
+    def _environment(self) -> dict[str, str]:
+        runner = self._runner
+        return environment(runner.device, runner.pipe.transformer, runner.spec.compile)
 
     def _quality(self, policy: Policy | Preset | None, cases: Sequence[Case]) -> Quality:
         parts: list[tuple[Values, Values]] = []
@@ -161,25 +171,3 @@ class PipelineEvaluator:
             held_bytes=held,
             wall_s=drawing,
         )
-
-
-def environment(device: torch.device) -> dict[str, str]:
-    """What the numbers were measured on; goes into presets."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {
-        "device": name,
-        "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "xslim": xslim.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return f"{names[0]} ({len(names)} cores)" if names else platform.machine()

@@ -48,6 +48,16 @@ class Latency:
         candidate_s: the candidate's.
         batch: pictures in a batch.
         floor: half-width of the worker's A/A ratio: differences below it are ties.
+        batches: which batch of cases each pair was timed on, from 0; empty when there was one only.
+        invalid: for each pair why it does not count, such as `throttled: thermal slowdown`, or an empty
+            text; empty when all count.
+        notes: what a reader has to know of the numbers, such as `busy machine: …`.
+        call_s: median seconds of each call of the candidate's transformer, to the start of the next.
+        peak_bytes: most bytes allocated on the GPU in the candidate's loops; on a CPU, most bytes that its
+            session held between two steps.
+        baseline_peak_bytes: likewise of the uncached loops; 0 on a CPU.
+        gpu: medians of clocks, power and temperature at the loops' ends, the share of loops under a power
+            cap, and the most other processes on the GPU; empty on a CPU and without NVML.
     """
 
     log_ratios: tuple[float, ...]
@@ -55,11 +65,25 @@ class Latency:
     candidate_s: float
     batch: int
     floor: float
+    batches: tuple[int, ...] = ()
+    invalid: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    call_s: tuple[float, ...] = ()
+    peak_bytes: int = 0
+    baseline_peak_bytes: int = 0
+    gpu: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def valid(self) -> tuple[bool, ...]:
+        """Whether each pair counts; where none does, all do, and a note says so."""
+        flags = tuple(not reason for reason in self.invalid)
+        return flags if any(flags) else (True,) * len(self.log_ratios)
 
     @property
     def speedup(self) -> float:
-        """Median ratio, uncached over candidate."""
-        return float(np.exp(np.median(self.log_ratios)))
+        """Median ratio of the pairs that count, uncached over candidate."""
+        ratios = [r for r, counts in zip(self.log_ratios, self.valid, strict=True) if counts]
+        return float(np.exp(np.median(ratios)))
 
 
 @dataclass(frozen=True, slots=True)

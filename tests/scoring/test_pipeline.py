@@ -6,21 +6,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-import xslim
 from autotune.scoring.case import Case
-from autotune.scoring.drawn import Drawn
-from autotune.scoring.latency import a_a_floor, paired
 from autotune.scoring.pipeline import PipelineRunner, check_model_folder
 from tests.scoring.conftest import MODEL, SPEC
 from xslim.errors import ConfigError
-from xslim.policy.policy import Policy
 
 CASES = (Case(3, 11), Case(8, 12), Case(1, 13))
-HALF = Policy.from_pattern("F.F.F.", start_block=0)
 
 
 def refused(path: Path, part: str) -> None:
@@ -90,57 +84,3 @@ def test_pictures_are_those_of_their_cases(runner: PipelineRunner) -> None:
 def test_batches_are_of_the_specs_size(runner: PipelineRunner) -> None:
     assert [len(batch) for batch in runner.batches(CASES)] == [2, 1]
     assert [case for batch in runner.batches(CASES) for case in batch] == list(CASES)
-
-
-def test_the_loop_is_timed(runner: PipelineRunner) -> None:
-    with runner.loop_timer() as timer:
-        with pytest.raises(RuntimeError, match="was not called"):
-            timer.take()
-        runner.draw(CASES[:1], num_steps=2)
-        assert timer.take() > 0
-        with pytest.raises(RuntimeError, match="was not called"):
-            timer.take()
-    assert not runner.pipe.transformer._forward_hooks
-    assert not runner.pipe.transformer._forward_pre_hooks
-
-
-def test_latency_comes_in_pairs(runner: PipelineRunner, monkeypatch: pytest.MonkeyPatch) -> None:
-    attached: list[bool] = []
-    attach = xslim.attach
-    monkeypatch.setattr(
-        xslim, "attach", lambda *args, **kwargs: (attached.append(True), attach(*args, **kwargs))[1]
-    )
-    drawn: list[int] = []
-    draw = PipelineRunner.draw
-
-    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:
-        drawn.append(len(attached))
-        return draw(self, cases, num_steps)
-
-    monkeypatch.setattr(PipelineRunner, "draw", counted)
-    latency = paired(runner, CASES[:2], HALF, 2, 0.03)
-    rounds = len(latency.log_ratios) // 2
-    assert 2 <= rounds <= 6  # more when the pairs disagree
-    turns = [[2 * r, 2 * r + 1, 2 * r + 2, 2 * r + 2] for r in range(rounds)]  # A B B A
-    assert drawn == [attached_so_far for turn in turns for attached_so_far in turn]
-    assert (latency.batch, latency.floor) == (2, 0.03)
-    assert latency.baseline_s > 0
-    assert latency.candidate_s > 0
-    assert latency.speedup == pytest.approx(np.exp(np.median(latency.log_ratios)))
-
-
-def test_the_floor_is_the_largest_deviation_of_a_round(runner: PipelineRunner) -> None:
-    latency = a_a_floor(runner, CASES[:1], 2)
-    rounds = [abs(a + b) / 2 for a, b in zip(latency.log_ratios[::2], latency.log_ratios[1::2], strict=True)]
-    assert latency.floor == pytest.approx(np.exp(max(rounds)) - 1)
-
-
-def test_pairs_that_disagree_are_followed_by_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter([1.0, 0.5, 0.5, 2.0] + [1.0, 0.5, 0.5, 1.0] * 5)
-    monkeypatch.setattr("autotune.scoring.latency.time_loop", lambda *_: next(seconds))
-    found = paired(None, (), None, 1, 0.0)  # type: ignore[arg-type]
-    assert len(found.log_ratios) == 6
-    assert found.speedup == pytest.approx(2.0)
-    steady = iter([1.0, 0.5, 0.5, 1.01])
-    monkeypatch.setattr("autotune.scoring.latency.time_loop", lambda *_: next(steady))
-    assert len(paired(None, (), None, 1, 0.0).log_ratios) == 2  # type: ignore[arg-type]

@@ -1,0 +1,430 @@
+"""Paired latency: what is timed, in which order, how long it goes on, and what is said of the result."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import xslim
+from autotune.scoring.case import Case
+from autotune.scoring.clock import EventClock, WallClock, clock_of
+from autotune.scoring.drawn import Drawn
+from autotune.scoring.environment import attention_backend, compiled, environment
+from autotune.scoring.environment_gpu import GpuReading, NvmlGpu, open_gpu, reasons_of, spoiled, summarise
+from autotune.scoring.latency import (
+    FLOOR_AGE_S,
+    PATIENCE,
+    WARM_UP_LOOPS,
+    Sample,
+    WorkerFloor,
+    a_a_floor,
+    log_ratio_ci95,
+    pair_up,
+    paired,
+    speedup_ci95,
+    time_loop,
+    warm_up,
+    with_floor,
+)
+from autotune.scoring.measurement import Latency
+from autotune.scoring.pipeline import LoopTimer, PipelineRunner
+from tests.tiny import dit
+from tests.tiny.flux import flux
+from xslim.policy.policy import Policy
+
+CASES = tuple(Case(label, 11 + label) for label in range(5))
+HALF = Policy.from_pattern("F.F.F.", start_block=0)
+COOL = GpuReading(1980, 2619, 650.0, 60, ("power cap",), thermal_ns=10)
+
+
+class Steps:
+    """A clock whose marks are told beforehand."""
+
+    def __init__(self, marks: Iterable[float]) -> None:
+        self._marks = iter(marks)
+        self.waits = 0
+
+    def wait(self) -> None:
+        self.waits += 1
+
+    def mark(self) -> float:
+        return next(self._marks)
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+
+class Script:
+    """Times loops by a list of seconds; notes what was asked."""
+
+    def __init__(self, seconds: Iterable[float | Sample]) -> None:
+        self._samples = (Sample(s) if isinstance(s, float) else s for s in seconds)
+        self.asked: list[tuple[bool, int]] = []
+
+    def __call__(self, candidate: bool, batch: int) -> Sample:
+        self.asked.append((candidate, batch))
+        return next(self._samples)
+
+
+def repeated(*seconds: float) -> Iterator[float]:
+    return itertools.cycle(seconds)
+
+
+# the loop
+
+
+def test_a_loop_and_its_calls_are_timed_between_marks() -> None:
+    clock = Steps([1.0, 1.5, 2.0, 2.75, 4.0, 4.5])
+    timer = LoopTimer(clock)
+    for _ in range(3):
+        timer.before()
+        timer.after()
+    assert timer.take() == 3.5
+    assert timer.calls == (1.0, 2.0, 0.5)  # the scheduler's time belongs to the call before it
+    assert clock.waits == 1, "only before the first call"
+    with pytest.raises(RuntimeError, match="was not called"):
+        timer.take()
+
+
+def test_the_loop_of_a_pipeline_is_timed(runner: PipelineRunner) -> None:
+    with runner.loop_timer() as timer:
+        with pytest.raises(RuntimeError, match="was not called"):
+            timer.take()
+        runner.draw(CASES[:1], num_steps=3)
+        seconds = timer.take()
+    assert len(timer.calls) == 3
+    assert sum(timer.calls) == pytest.approx(seconds)
+    assert min(timer.calls) > 0
+    assert not runner.pipe.transformer._forward_hooks
+    assert not runner.pipe.transformer._forward_pre_hooks
+
+
+def test_a_sample_knows_what_the_session_held(runner: PipelineRunner) -> None:
+    assert time_loop(runner, CASES[:1], None).peak_bytes == 0
+    held = time_loop(runner, CASES[:1], HALF)
+    with xslim.attach(runner.pipe, HALF, num_steps=6) as session:
+        runner.draw(CASES[:1])
+    assert held.peak_bytes == session.peak_held_bytes > 0
+    assert (held.spoiled, held.gpu) == ("", None)
+
+
+def test_devices_have_their_clocks() -> None:
+    assert isinstance(clock_of(torch.device("cpu")), WallClock)
+    assert isinstance(clock_of(torch.device("cuda")), EventClock)
+
+
+@pytest.mark.gpu
+def test_events_span_what_the_wall_clock_does() -> None:
+    device = torch.device("cuda")
+    events, wall = clock_of(device), WallClock()
+    x = torch.randn(4096, 4096, device=device)
+    for _ in range(2):  # the first is slow
+        events.wait()
+        start = (events.mark(), wall.mark())
+        for _ in range(20):
+            x = x @ x / 64
+        end = events.mark()
+        events.wait()
+        elapsed = wall.seconds(start[1], wall.mark())
+    assert events.seconds(start[0], end) == pytest.approx(elapsed, rel=0.05)
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_read_and_its_peak_is_counted(runner: PipelineRunner) -> None:
+    gpu = open_gpu(torch.device("cuda"))
+    assert gpu is not None, "pip install nvidia-ml-py"
+    reading = gpu.read()
+    assert reading.sm_mhz > 0
+    assert reading.power_w > 0
+    cuda = PipelineRunner(runner.spec.__class__(**{**_fields(runner), "device": "cuda"}))
+    found = paired(cuda, CASES[:2], HALF, 1, 0.0)
+    assert found.peak_bytes > 0
+    assert found.baseline_peak_bytes > 0
+    assert found.gpu["sm_mhz"] > 0
+    assert environment(cuda.device, cuda.pipe.transformer)["driver"][0].isdigit()
+
+
+def _fields(runner: PipelineRunner) -> dict[str, object]:
+    return {name: getattr(runner.spec, name) for name in runner.spec.__dataclass_fields__}
+
+
+# pairs
+
+
+def test_pairs_are_drawn_a_b_b_a(runner: PipelineRunner, monkeypatch: pytest.MonkeyPatch) -> None:
+    attached: list[bool] = []
+    attach = xslim.attach
+    monkeypatch.setattr(
+        xslim, "attach", lambda *args, **kwargs: (attached.append(True), attach(*args, **kwargs))[1]
+    )
+    drawn: list[tuple[int, tuple[Case, ...]]] = []
+    draw = PipelineRunner.draw
+
+    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:
+        drawn.append((len(attached), tuple(cases)))
+        return draw(self, cases, num_steps)
+
+    monkeypatch.setattr(PipelineRunner, "draw", counted)
+    latency = paired(runner, CASES, HALF, 2, 0.03)
+    rounds = len(latency.log_ratios) // 2
+    assert 2 <= rounds <= 2 * PATIENCE  # more when the pairs disagree
+    assert [count for count, _ in drawn] == [
+        n for r in range(rounds) for n in (2 * r, *[2 * r + 1], *[2 * r + 2] * 2)
+    ]
+    # two batches of two in turn; the fifth case would make a smaller one
+    assert [cases for _, cases in drawn] == [CASES[2 * (i // 4 % 2) :][:2] for i in range(4 * rounds)]
+    assert latency.batches == tuple(i // 2 % 2 for i in range(2 * rounds))
+    assert (latency.batch, latency.floor) == (2, 0.03)
+    assert len(latency.call_s) == 6
+    assert latency.speedup == pytest.approx(np.exp(np.median(latency.log_ratios)))
+
+
+def test_a_few_cases_are_one_batch(runner: PipelineRunner) -> None:
+    latency = paired(runner, CASES[:1], HALF, 1, 0.0)
+    assert (latency.batch, latency.batches) == (1, ())
+
+
+def test_the_ratio_is_of_neighbours() -> None:
+    found = pair_up(Script([1.0, 0.5, 0.4, 0.82]), 1, 4, 1, 0.0)
+    assert found.log_ratios == pytest.approx((math.log(2), math.log(2.05)))
+    assert (found.baseline_s, found.candidate_s) == pytest.approx((0.91, 0.45))
+    assert found.speedup == pytest.approx(math.sqrt(2 * 2.05))
+
+
+def test_pairs_that_disagree_are_followed_by_more() -> None:
+    script = Script(itertools.chain([1.0, 0.5, 0.5, 2.0], repeated(1.0, 0.5, 0.5, 1.0)))
+    found = pair_up(script, 1, 1, 1, 0.0)
+    assert len(found.log_ratios) == 2 * PATIENCE
+    assert found.speedup == pytest.approx(2.0)
+    assert len(pair_up(Script([1.0, 0.5, 0.5, 1.01]), 1, 1, 1, 0.0).log_ratios) == 2
+
+
+def test_pairs_that_agree_end_the_rounds_early() -> None:
+    steady = pair_up(Script(repeated(1.0, 0.5, 0.501, 1.0)), 1, 1, 20, 0.0)
+    assert len(steady.log_ratios) == 6
+    loose = pair_up(Script(repeated(1.0, 0.5, 0.52, 1.0)), 1, 1, 5, 0.0)
+    assert len(loose.log_ratios) == 10
+    tie = pair_up(Script(repeated(1.0, 0.5, 0.52, 1.0)), 1, 1, 5, 0.05)
+    assert len(tie.log_ratios) == 6, "within the worker's floor more rounds tell nothing"
+
+
+def test_rounds_take_the_batches_in_turn() -> None:
+    script = Script(repeated(1.0, 0.5, 0.52, 1.0))
+    found = pair_up(script, 3, 1, 4, 0.0)
+    assert [batch for _, batch in script.asked[::4]] == [0, 1, 2, 0]
+    assert found.batches == (0, 0, 1, 1, 2, 2, 0, 0)
+    assert [which for which, _ in script.asked[:4]] == [False, True, True, False]
+
+
+def test_calls_are_attributed_by_their_medians() -> None:
+    a = Sample(1.0)
+    found = pair_up(Script([a, Sample(0.5, (0.4, 0.1)), Sample(0.5, (0.3, 0.2)), a]), 1, 1, 1, 0.0)
+    assert found.call_s == pytest.approx((0.35, 0.15))
+
+
+# intervals
+
+
+def test_one_batch_is_the_bootstrap_over_pairs() -> None:
+    ratios = np.random.default_rng(3).normal(0.7, 0.05, 24)
+    low, high = log_ratio_ci95(ratios)
+    rng = np.random.default_rng(9)  # a second implementation, with other draws
+    medians = np.median(rng.choice(ratios, size=(4000, len(ratios))), axis=1)
+    assert (low, high) == pytest.approx(tuple(np.percentile(medians, (2.5, 97.5))), abs=5e-3)
+    assert log_ratio_ci95(ratios) == (low, high), "the same draws every time"
+
+
+def test_batches_that_differ_widen_the_interval() -> None:
+    """Pairs of a batch agree, batches do not: a bootstrap over pairs takes 24 pairs for 24 facts."""
+    groups = np.repeat(np.arange(6), 4)
+    rng = np.random.default_rng(0)
+    ratios = np.repeat(rng.normal(0.7, 0.1, 6), 4) + rng.normal(0, 1e-3, 24)
+    pairs_low, pairs_high = log_ratio_ci95(ratios)
+    low, high = log_ratio_ci95(ratios, groups)
+    assert high - low > 1.3 * (pairs_high - pairs_low)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    covered = 0
+    for _ in range(200):
+        batches = rng.normal(0.5, 0.05, 8)
+        ratios = np.repeat(batches, 2) + rng.normal(0, 0.02, 16)
+        low, high = log_ratio_ci95(ratios, np.repeat(np.arange(8), 2))
+        covered += low <= 0.5 <= high
+    assert 175 <= covered <= 200  # 190 expected
+
+
+def test_the_interval_is_at_least_as_wide_as_the_floor() -> None:
+    found = Latency((0.69, 0.69, 0.69, 0.69), 1.0, 0.5, 1, floor=0.1)
+    low, high = speedup_ci95(found)
+    assert (low, high) == pytest.approx((np.exp(0.69) / 1.1, np.exp(0.69) * 1.1))
+
+
+# what spoils a sample, and what is said
+
+
+def test_throttled_pairs_are_marked_and_do_not_count() -> None:
+    hot = "throttled: thermal slowdown"
+    found = pair_up(Script([1.0, 0.5, Sample(1.0, (), hot), 1.0] + [1.0, 0.5, 0.5, 1.0] * 2), 1, 1, 3, 0.0)
+    assert found.invalid == ("", hot, "", "", "", "")
+    assert len(found.log_ratios) == 6, "nothing is dropped"
+    assert found.speedup == pytest.approx(2.0)
+    assert speedup_ci95(found) == pytest.approx((2.0, 2.0))
+    assert found.notes == ("1 of 6 pairs throttled: thermal slowdown; they do not count",)
+
+
+def test_where_every_pair_is_throttled_all_count() -> None:
+    found = pair_up(
+        Script(Sample(s, (), "throttled: power brake") for s in (1.0, 0.5, 0.5, 1.0)), 1, 1, 1, 0.0
+    )
+    assert found.speedup == pytest.approx(2.0)
+    assert found.notes == ("2 of 2 pairs throttled: power brake; all count, for want of others",)
+
+
+def test_a_busy_machine_is_told() -> None:
+    found = pair_up(Script(repeated(1.0, 0.5, 0.7, 1.0)), 1, 1, 2, 0.0)
+    assert found.notes[0].startswith("busy machine: the speedup's 95 % interval is 1.43 to 2.00")
+    assert pair_up(Script(repeated(1.0, 0.5, 0.5, 1.0)), 1, 1, 2, 0.0).notes == ()
+
+
+def test_other_processes_on_the_gpu_are_told() -> None:
+    reading = GpuReading(1980, 2619, 300.0, 50, others=2)
+    found = pair_up(Script(Sample(s, gpu=reading) for s in (1.0, 0.5, 0.5, 1.0)), 1, 1, 1, 0.0)
+    assert found.notes == ("shared GPU: 2 other processes",)
+    assert found.gpu["sm_mhz"] == 1980
+
+
+def test_throttling_is_read_from_reasons_and_from_the_counter() -> None:
+    hot = GpuReading(900, 2619, 650.0, 88, ("thermal slowdown",), thermal_ns=10)
+    assert spoiled(COOL, COOL) == "", "a power cap is how a large GPU runs under load"
+    assert spoiled(COOL, hot) == spoiled(hot, COOL) == "throttled: thermal slowdown"
+    between = GpuReading(1980, 2619, 650.0, 60, thermal_ns=5_000_000)
+    assert spoiled(COOL, between) == "throttled: thermal slowdown", "it was over when the loop ended"
+    assert spoiled(None, hot) == ""
+    assert summarise([COOL, hot]) == {
+        "sm_mhz": 1440, "memory_mhz": 2619, "power_w": 650, "temperature_c": 74,
+        "power_cap_share": 0.5, "other_processes": 0,
+    }  # fmt: skip
+    assert summarise([]) == {}
+
+
+def test_masks_of_reasons_are_named() -> None:
+    assert reasons_of(0x1 | 0x2) == ()  # idle, and a user's setting
+    assert reasons_of(0x4 | 0x20 | 0x100) == ("power cap", "thermal slowdown")
+    assert reasons_of(0x8 | 0x40 | 0x80) == ("hardware slowdown", "hardware thermal slowdown", "power brake")
+
+
+class NotSupportedError(Exception):
+    pass
+
+
+def nvml(**changes: object) -> SimpleNamespace:
+    """NVML's functions as `nvidia-ml-py` has them, with fixed answers."""
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+        "nvmlDeviceGetClockInfo": lambda handle, kind: {0: 1980, 1: 2619}[kind],
+        "nvmlDeviceGetPowerUsage": lambda handle: 650_500,
+        "nvmlDeviceGetTemperature": lambda handle, kind: 61,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x4,
+        "nvmlDeviceGetComputeRunningProcesses": lambda handle: [1, 2, 3],
+        "nvmlDeviceGetViolationStatus": lambda handle, policy: SimpleNamespace(violationTime=7),
+        "NVML_CLOCK_SM": 0, "NVML_CLOCK_MEM": 1, "NVML_TEMPERATURE_GPU": 0, "NVML_PERF_POLICY_THERMAL": 1,
+        "NVMLError": NotSupportedError,
+    }  # fmt: skip
+    return SimpleNamespace(**{**answers, **changes})
+
+
+def test_nvml_is_read_in_plain_units() -> None:
+    assert NvmlGpu(nvml(), "GPU-1").read() == GpuReading(1980, 2619, 650.5, 61, ("power cap",), 7, 2)
+
+    def refuses(handle: object, policy: int) -> object:
+        raise NotSupportedError
+
+    reading = NvmlGpu(nvml(nvmlDeviceGetViolationStatus=refuses), "GPU-1").read()
+    assert reading.thermal_ns is None
+
+
+# warm-up and floor
+
+
+@pytest.mark.parametrize(
+    ("seconds", "loops"),
+    [
+        ([3.0, 1.0, 1.01, 1.0], 4),
+        ([1.0, 1.0, 1.0], 3),
+        ([1.0, 1.1] * 9, WARM_UP_LOOPS),
+    ],
+)
+def test_warm_up_ends_when_three_loops_agree(seconds: list[float], loops: int) -> None:
+    assert warm_up(iter(seconds).__next__) == loops
+
+
+def test_the_floor_is_the_largest_deviation_of_a_round(runner: PipelineRunner) -> None:
+    latency = a_a_floor(runner, CASES[:1], 2)
+    rounds = [abs(a + b) / 2 for a, b in zip(latency.log_ratios[::2], latency.log_ratios[1::2], strict=True)]
+    assert latency.floor == pytest.approx(np.exp(max(rounds)) - 1)
+    known = with_floor(Latency((0.0, 0.02, -0.05, -0.01), 1.0, 1.0, 1, 0.0))
+    assert known.floor == pytest.approx(np.exp(0.03) - 1)
+
+
+def test_a_worker_measures_its_floor_once_an_hour(
+    runner: PipelineRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops: list[int] = []
+
+    def timed(*arguments: object) -> Sample:
+        loops.append(1)
+        return Sample(1.0)
+
+    monkeypatch.setattr("autotune.scoring.latency.time_loop", timed)
+    now = iter([0.0, 100.0, FLOOR_AGE_S + 1, FLOOR_AGE_S + 1, FLOOR_AGE_S + 2])
+    floor = WorkerFloor(runner, lambda: next(now))
+    assert floor.value(CASES) == 0.0
+    first = len(loops)
+    assert first >= 3 + 4, "a warm-up, then a round of A A A A"
+    floor.value(CASES)
+    assert len(loops) == first
+    floor.value(CASES)
+    assert len(loops) == 2 * first
+    floor.value(CASES)
+    assert len(loops) == 2 * first
+
+
+# environment
+
+
+def test_the_environment_names_what_runs() -> None:
+    found = environment(torch.device("cpu"), flux())
+    assert found["compile"] == "no"
+    assert found["attention"] == "native"
+    assert {"device", "threads", "torch", "diffusers", "xslim", "python"} <= set(found)
+    assert all(isinstance(value, str) for value in found.values())
+    assert set(environment(torch.device("cpu"))) == set(found) - {"compile", "attention"}
+
+
+def test_the_attention_backend_is_the_models_own() -> None:
+    model = flux()
+    model.set_attention_backend("_native_math")
+    assert attention_backend(model) == "_native_math"
+    assert attention_backend(dit()) == "sdpa", "its processor calls PyTorch's function"
+
+
+def test_compiled_blocks_are_counted() -> None:
+    model = flux()
+    blocks: list[nn.Module] = [*model.transformer_blocks, *model.single_transformer_blocks]
+    blocks[0].compile(backend="eager")
+    assert compiled(model).startswith("1 of 6 blocks, ")
+    assert compiled(model, "max-autotune").startswith("1 of 6 blocks, max-autotune, ")
+    for block in blocks:
+        block.compile(backend="eager")
+    assert compiled(model).startswith("6 of 6 blocks, ")
+    assert compiled(torch.compile(flux(), backend="eager")).startswith("model, ")
