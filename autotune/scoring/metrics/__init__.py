@@ -131,7 +131,7 @@ _ALL = (
     ),
     *map(_temporal, (_PSNR, _SSIM, _LPIPS)),
     _CLIP_SCORE,
-    replace(_CLIP_SCORE, name="image_reward", best=None, label_format="image_reward_{net}"),
+    replace(_CLIP_SCORE, name="image_reward", best=None, label_format="image_reward"),
     _FID,
     _KID,
     replace(_KID, name="cmmd", function=cmmd, label_format="cmmd_{net}@{n}", version=1),

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from autotune.scoring.metrics.clip_score import clip_score
@@ -18,6 +21,7 @@ from xslim.errors import ConfigError
 # of OpenAI's models; a folder may state others
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+LOADING_ERRORS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, SafetensorError)
 
 
 class ClipNet(nn.Module):
@@ -49,22 +53,17 @@ class ClipNet(nn.Module):
         """
         NetSpec("clip", folder).check(role)
         from transformers import AutoTokenizer, CLIPModel
-        from transformers.utils import logging
 
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
         try:
-            model = CLIPModel.from_pretrained(folder, local_files_only=True)
+            with _no_progress_bar():
+                model = CLIPModel.from_pretrained(folder, local_files_only=True)
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             preprocessor = _preprocessor(Path(folder))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except LOADING_ERRORS as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise ConfigError(
                 f"got {folder!r}, cannot load it: {reason}", key=f"metrics.{role}.model"
             ) from None
-        finally:
-            if bars:
-                logging.enable_progress_bar()
         return cls(model, tokenizer, preprocessor)
 
     def see(self, images: Tensor) -> Seen:
@@ -102,6 +101,19 @@ def _embedding(output: Any) -> Tensor:
     """The projected embeddings; transformers 5 wraps them."""
     projected: Tensor = output if isinstance(output, Tensor) else output.pooler_output
     return projected.float()
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Keep transformers from drawing one; whether it does is a setting of the whole process."""
+    logging: Any = import_module("transformers.utils.logging")
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _preprocessor(folder: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from hashlib import file_digest
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 from xslim.errors import ConfigError
@@ -58,6 +59,11 @@ def read_weights(path: str, key: str) -> dict[str, Tensor]:
         if path.endswith(".safetensors"):
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ConfigError(
+            f"got {path!r}, cannot read it: no file of tensors alone; save a state dictionary",
+            key=f"{key}.weights",
+        ) from None
     except (OSError, ValueError, RuntimeError, EOFError, KeyError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0][:200]
         raise ConfigError(f"got {path!r}, cannot read it: {reason}", key=f"{key}.weights") from None
