@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import Json, Overrides, progress, say
+from autotune.cli.workers import default_workers, executor_for, threads_each
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.store import RunFolder
 from xslim.errors import ConfigError
 
 if TYPE_CHECKING:
-    from autotune.search.executor import Executor
     from autotune.search.tracker import Tracker
 
 MISSED, INTERRUPTED = 1, 75
@@ -38,16 +38,18 @@ def search(
     loaded = load_experiment(experiment, overrides or ())
     space = loaded.space(experiment)
     folder = RunFolder(out or Path("runs") / loaded.name)
-    workers = loaded.executor.workers or _default_workers()
-    threads = _threads(workers) if ray_address is None else None
+    workers = loaded.executor.workers or default_workers()
+    threads = threads_each(workers) if ray_address is None else None
+    if dry_run:
+        from autotune.cli.plan import show_plan
+
+        show_plan(loaded, folder.path, workers, threads or 1, as_json)
+        return 0
 
     from autotune.search.run import SearchRun, evaluator_spec
 
     spec = evaluator_spec(loaded, folder.path, threads)
     again = _resume_command(experiment, folder.path, overrides or (), ray_address)
-    if dry_run:
-        _describe(loaded, folder.path, workers, as_json)
-        return 0
     folder.acquire()
     try:
         folder.claim(loaded, space.to_data(), resume)
@@ -55,7 +57,7 @@ def search(
             loaded,
             space,
             folder,
-            _executor(loaded, workers, ray_address, threads),
+            executor_for(loaded, workers, ray_address, threads),
             spec,
             _tracker(loaded, folder.path),
             on_phase=say,
@@ -81,7 +83,9 @@ def _present(summary: dict[str, Any], folder: Path, as_json: bool) -> int:
         json.dump(summary, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        print_summary(summary, folder)
+        print_summary(summary, folder, notes=False)
+    for warning in summary["warnings"]:
+        say(f"note: {warning}")
     for dropped in summary["dropped"]:
         missed = ", ".join(f"{name} = {value:.4g}" for name, value in dropped["missed"].items())
         say(f"dropped trial {dropped['trial']}: misses its bound on held-out cases ({missed})")
@@ -99,33 +103,6 @@ def _resume_command(experiment: Path, folder: Path, overrides: Sequence[str], ad
     return shlex.join(words)
 
 
-def _default_workers() -> int:
-    import torch
-
-    return max(1, torch.cuda.device_count())
-
-
-def _threads(workers: int) -> int:
-    """CPU threads of each worker on this machine."""
-    import os
-
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, available // workers)
-
-
-def _executor(experiment: Experiment, workers: int, address: str | None, threads: int | None) -> Executor:
-    if experiment.executor.kind == "local" and address is None:
-        from autotune.search.executor import LocalExecutor
-
-        return LocalExecutor()
-    import torch
-
-    from autotune.search.ray_executor import RayExecutor
-
-    gpus = 1 if torch.cuda.is_available() else 0
-    return RayExecutor(workers, address=address, threads_per_worker=threads, gpus_per_worker=gpus)
-
-
 def _tracker(experiment: Experiment, folder: Path) -> Tracker:
     if experiment.tracking.kind == "none":
         from autotune.search.tracker import NullTracker
@@ -136,23 +113,3 @@ def _tracker(experiment: Experiment, folder: Path) -> Tracker:
     from autotune.search.mlflow_tracker import MLflowTracker
 
     return MLflowTracker(os.environ.get("MLFLOW_TRACKING_URI"), folder, experiment.name)
-
-
-def _describe(experiment: Experiment, folder: Path, workers: int, as_json: bool) -> None:
-    images = experiment.search.trials * experiment.cases.search
-    certified = (experiment.search.certify + 1) * experiment.cases.holdout
-    plan = {
-        "experiment": experiment.name,
-        "out": str(folder),
-        "trials": experiment.search.trials,
-        "workers": workers,
-        "executor": experiment.executor.kind,
-        "images": images + certified,
-        "objectives": list(experiment.objectives),
-    }
-    if as_json:
-        json.dump(plan, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return
-    for key, value in plan.items():
-        typer.echo(f"{key:12} {value}")

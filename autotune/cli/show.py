@@ -73,8 +73,14 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return data
 
 
-def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
-    """Print the front of a search; numbers are those of the held-out cases."""
+def print_summary(summary: Mapping[str, Any], folder: Path, notes: bool = True) -> None:
+    """Print the front of a search; numbers are those of the held-out cases.
+
+    Args:
+        summary: content of `summary.json`.
+        folder: where it lies.
+        notes: print what has to be known of the numbers, too.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -112,7 +118,11 @@ def print_summary(summary: Mapping[str, Any], folder: Path) -> None:
         f"{base['latency_s']:.2f} s a batch of {base['batch']}, A/A floor {100 * base['a_a_floor']:.1f} %",
         highlight=False,
     )
-    for warning in summary["warnings"]:
+    kept = summary.get("references")
+    if kept is not None:
+        size = f"{kept['batches']} batches, {kept['bytes'] / 2**20:.1f} MiB"
+        console.print(f"reference outputs: {size}", highlight=False)
+    for warning in summary["warnings"] if notes else ():
         console.print(f"note: {warning}", highlight=False)
     console.print(f"folder: {folder}", highlight=False)
 
@@ -127,7 +137,7 @@ def column_title(name: str, nets: Mapping[str, str]) -> str:
 
 def _measured(summary: Mapping[str, Any], name: str) -> bool:
     members = [*summary["front"], *summary["tiers"].values()]
-    return all(name in member["holdout"] for member in members)
+    return bool(members) and all(name in member["holdout"] for member in members)
 
 
 def print_preset(preset: Preset) -> None:

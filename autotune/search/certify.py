@@ -12,12 +12,14 @@ import numpy as np
 
 from autotune.scoring.case import Case, cases_sha256
 from autotune.scoring.fingerprint import code_versions
-from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.latency import speedup_ci95
+from autotune.scoring.measurement import Measurement, Quality
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
 from autotune.scoring.statistics import mean_ci95, tail_ci95
 from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.experiment import Experiment
+from autotune.search.floors import Floors, floor_entry
 from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, UPPER_TAIL, Bound, violations
 from autotune.search.pareto import spread
@@ -77,6 +79,7 @@ def certify(
     rows: Sequence[TrialRow],
     experiment: Experiment,
     scorer: Scorer,
+    floors: Floors,
     cases: tuple[Case, ...],
     folder: Path,
     stop: Callable[[], bool],
@@ -95,7 +98,7 @@ def certify(
     store = PartStore(folder, measuring_context(experiment))
     for job, result in measure(dispatcher, jobs, experiment.cases.batch, store, stop):
         if isinstance(result, Measurement):
-            found.append(_certified(job.tag, result, experiment, scorer))
+            found.append(_certified(job.tag, result, experiment, scorer, floors))
             speedup, fraction = (found[-1].scalars[name] for name in ("speedup", "compute_fraction"))
             tell(f"certified {len(found)}/{len(rows)}: {speedup:.2f}x, compute fraction {fraction:.3f}")
         else:
@@ -116,25 +119,32 @@ def measuring_context(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _certified(row: TrialRow, measured: Measurement, experiment: Experiment, scorer: Scorer) -> Certified:
+def _certified(
+    row: TrialRow, measured: Measurement, experiment: Experiment, scorer: Scorer, floors: Floors
+) -> Certified:
     scalars = scorer.scalars(measured)
     if not row.scalars:  # screened, never measured on search cases
         row = replace(row, scalars=scalars, actions=measured.quality.actions)
     broken = {name: scalars[name] for name, v in violations(experiment.bounds, scalars).items() if v > 0}
     if scalars["speedup"] <= 1:  # no preset is worth shipping that is not faster
         broken["speedup"] = scalars["speedup"]
-    return Certified(row, scalars, with_intervals(scalars, measured, scorer), broken, measured)
+    return Certified(row, scalars, with_intervals(scalars, measured, scorer, floors), broken, measured)
 
 
 def with_intervals(
-    scalars: Mapping[str, float], measured: Measurement, scorer: Scorer
+    scalars: Mapping[str, float], measured: Measurement, scorer: Scorer, floors: Floors
 ) -> dict[str, dict[str, Any]]:
-    """Attach 95 % bootstrap intervals; what is counted and not sampled has one without width."""
+    """Attach 95 % bootstrap intervals; what is counted and not sampled has one without width.
+
+    Set metrics also get what two uncached sets give, and paired ones their worst case.
+    """
     result: dict[str, dict[str, Any]] = {
         name: {"value": value, "ci95": [value, value]} for name, value in scalars.items()
     }
     for name, interval in scorer.set_intervals(measured.quality.features, scalars).items():
         result[name]["ci95"] = interval
+        if name in floors:
+            result[name]["two_uncached"] = floor_entry(floors[name])
     for name, values in measured.quality.rows.items():
         end = LOWER_TAIL if METRIC_NAMES[name] else UPPER_TAIL
         result[name]["ci95"] = list(mean_ci95(values)[1:])
@@ -147,18 +157,6 @@ def with_intervals(
         result["speedup"]["ci95"] = [low, high]
         result["latency"]["ci95"] = [1 / high, 1 / low]
     return result
-
-
-def speedup_ci95(latency: Latency) -> tuple[float, float]:
-    """Bootstrap interval of the median paired ratio, widened to the worker's A/A floor."""
-    ratios = np.asarray(latency.log_ratios)
-    rng = np.random.default_rng(0)
-    medians = np.median(rng.choice(ratios, size=(2000, len(ratios))), axis=1)
-    floor = np.log1p(latency.floor)
-    middle = float(np.median(ratios))
-    low = min(float(np.percentile(medians, 2.5)), middle - floor)
-    high = max(float(np.percentile(medians, 97.5)), middle + floor)
-    return float(np.exp(low)), float(np.exp(high))
 
 
 def evidence(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +12,9 @@ from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
-from autotune.scoring.scores import set_warnings
 from autotune.search.certify import Certified, evidence, holds, profile_note
 from autotune.search.experiment import Experiment
+from autotune.search.floors import Floors, floor_entry, notes
 from autotune.search.numbers import rounded, to_json
 from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound
 from autotune.search.pareto import front
@@ -23,6 +24,8 @@ from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset, Quality, save_preset
 
 # what says something of the uncached model alone
+RECIPE = ("schema_version", "name", "model", "search_space", "cases", "metrics")
+MAX_PROMPTS_BYTES = 2**18  # a preset is read at every start of a service
 BASELINE_METRICS = ("fid", "kid", "cmmd", "clip_score", "image_reward")
 
 
@@ -121,8 +124,18 @@ def _preset(
             "device": chosen.measurement.environment.get("device", "unknown"),
             "nets": nets(experiment, len(cases)),
             "metric_versions": metric_versions(chosen.scalars),
+            "experiment": recipe(experiment),
         },
     )
+
+
+def recipe(experiment: Experiment) -> dict[str, Any]:
+    """What certifying a preset needs of its experiment; very many prompts are left out."""
+    data = experiment.to_data()
+    kept = {key: data[key] for key in RECIPE}
+    if len(json.dumps(data["model"]["prompts"])) > MAX_PROMPTS_BYTES:
+        kept["model"] = {key: value for key, value in data["model"].items() if key != "prompts"}
+    return {**kept, "search": {"certify_rounds": experiment.search.certify_rounds}}
 
 
 def nets(experiment: Experiment, n: int) -> dict[str, str]:
@@ -140,6 +153,7 @@ def summary(
     experiment: Experiment,
     baseline: Measurement,
     scorer: Scorer,
+    floors: Floors,
     trials: Mapping[str, int],
     images: int,
     wall_s: float,
@@ -147,8 +161,10 @@ def summary(
     members: Sequence[Exported],
     tiers: Mapping[str, Exported],
     certified: Sequence[Certified],
+    references: tuple[int, int],
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`."""
+    """Return the content of `summary.json`; `references` are the stored batches and their bytes."""
+    labels = nets(experiment, experiment.cases.holdout)
     base = scorer.scalars(baseline)
     latency = baseline.latency
     data = {
@@ -156,13 +172,14 @@ def summary(
         "experiment": experiment.name,
         "seed": experiment.search.seed,
         "objectives": list(experiment.objectives),
-        "nets": nets(experiment, experiment.cases.holdout),
+        "nets": labels,
         "metric_versions": metric_versions(base),
         "baseline": {
             "latency_s": None if latency is None else latency.baseline_s,
             "a_a_floor": None if latency is None else latency.floor,
             "batch": experiment.cases.batch,
             "metrics": {name: base[name] for name in BASELINE_METRICS if name in base},
+            "two_uncached": {name: floor_entry(floor) for name, floor in floors.items()},
         },
         "trials": dict(trials),
         "images_generated": images,
@@ -175,7 +192,8 @@ def summary(
             for c in certified
             if c.missed
         ],
-        "warnings": set_warnings(baseline.quality.features, nets(experiment, experiment.cases.holdout)),
+        "warnings": notes(baseline, floors, labels),
+        "references": {"batches": references[0], "bytes": references[1]},
         "environment": baseline.environment,
     }
     result: dict[str, Any] = rounded(data)

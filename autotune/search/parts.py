@@ -141,11 +141,13 @@ def measure(
 
 
 def cut(job: Job, batch: int) -> list[Job]:
-    """Cut a job into parts of whole batches; only the first one is timed."""
+    """Cut a job into parts of whole batches; only the first one is timed, and has a batch for each round."""
     size = max(1, -(-PART_CASES // batch)) * batch
+    first = max(size, job.rounds * batch)
+    starts = [0, *range(first, len(job.cases), size)]
     return [
-        replace(job, cases=job.cases[at : at + size], rounds=0 if at else job.rounds, tag=None)
-        for at in range(0, len(job.cases), size)
+        replace(job, cases=job.cases[at:end], rounds=0 if at else job.rounds, tag=None)
+        for at, end in zip(starts, [*starts[1:], len(job.cases)], strict=True)
     ]
 
 

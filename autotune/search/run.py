@@ -19,11 +19,13 @@ from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.pipeline import Memory, ModelSpec, check_model_folder
 from autotune.scoring.profile import Profile
+from autotune.scoring.reference import stored
 from autotune.search.certify import candidates, certify
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
 from autotune.search.export import export, summary, write_summary
+from autotune.search.floors import uncached_floors
 from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.optuna_study import counts, open_study, recover
 from autotune.search.plot import pareto_png
@@ -166,11 +168,13 @@ class SearchRun:
             self.on_phase(f"{told} of {settings.trials} trials: search.max_seconds is {settings.max_seconds}")
         rows = candidates(loop, self.experiment) if self.experiment.search.trials else self._screened(profile)
         self.on_phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
+        floors = uncached_floors(baseline, scorer)
         certified = certify(
             dispatcher,
             rows,
             self.experiment,
             scorer,
+            floors,
             holdout,
             self.folder.path / "certification",
             stopped.is_set,
@@ -185,6 +189,7 @@ class SearchRun:
             self.experiment,
             baseline,
             scorer,
+            floors,
             {**counts(study), "deduplicated": loop.deduplicated},
             len(drawn) * len(chosen) + (len(certified) + 1) * len(holdout) + len(chosen),
             time.monotonic() - started,
@@ -192,6 +197,7 @@ class SearchRun:
             members,
             tiers,
             certified,
+            stored(references_folder(self.experiment, self.folder.path)),
         )
         write_summary(self.folder, data)
         plot = pareto_png(self.folder.path / "pareto.png", data, loop.rows)

@@ -39,8 +39,9 @@ SUMMARY = {
     "dropped": list,
     "environment": dict,
     "warnings": list,
+    "references": dict,
 }
-BASELINE = {"latency_s", "metrics", "a_a_floor", "batch"}
+BASELINE = {"latency_s", "metrics", "two_uncached", "a_a_floor", "batch"}
 TRIALS = {"complete", "pruned", "failed", "deduplicated"}
 MEMBER = {"preset", "speedup", "compute_fraction", "metrics", "holdout", "actions", "memory", "trial"}
 QUALITY = {"lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_p5"}
@@ -102,7 +103,16 @@ def test_the_table_names_nets_and_counts(formula: Path, tmp_path: Path, autotune
     assert "front-00" in result.out
     assert "14 trials" in result.out
     assert "searching: 14 trials" in result.err
-    assert autotune("show", tmp_path / "out").out == result.out
+    shown = autotune("show", tmp_path / "out").out.splitlines()
+    notes = [line for line in shown if line.startswith("note: ")]
+    assert [line for line in shown if line not in notes] == result.out.splitlines()
+    assert [line for line in result.err.splitlines() if line.startswith("note: ")] == notes, "each once"
+    for part in (
+        "6 cases: below 100",
+        "fid_digits@6: below 2000",
+        "fid_digits@6: two uncached sets (3 and 3",
+    ):
+        assert sum(part in line for line in notes) == 1
 
 
 def test_a_finished_search_is_not_run_again(
