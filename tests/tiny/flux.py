@@ -35,14 +35,14 @@ def _ids(tokens: int, axes: int) -> Tensor:
     return ids
 
 
-def call_flux(model: nn.Module, latent: Tensor, time: float) -> Tensor:
+def call_flux(model: nn.Module, latent: Tensor, time: float, words: int = 4) -> Tensor:
     return model(
         hidden_states=latent,
-        encoder_hidden_states=text_like(latent, 4, 24),
+        encoder_hidden_states=text_like(latent, words, 24),
         pooled_projections=text_like(latent, 1, 20)[:, 0],
         timestep=times(latent, time),
         img_ids=_ids(latent.shape[1], 3),
-        txt_ids=torch.zeros(4, 3),
+        txt_ids=torch.zeros(words, 3),
         guidance=times(latent, 3.5),
         return_dict=False,
     )[0]
