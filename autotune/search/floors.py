@@ -30,6 +30,8 @@ def uncached_floors(baseline: Measurement, scorer: Scorer) -> dict[str, NullRang
             continue
         reference = scorer.references[name]
         pool = reference.rows if isinstance(reference, ReferenceSet) else reference
+        if pool is None:  # statistics alone
+            continue
         known = null_range(partial(_value, name), pool, len(rows))
         if known is not None:
             found[name] = known

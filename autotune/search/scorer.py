@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from autotune.scoring.measurement import FloatArray, Measurement
-from autotune.scoring.metrics import METRICS, ReferenceSet, View
+from autotune.scoring.metrics import METRICS, Kind, ReferenceSet, View
 from autotune.scoring.scores import set_values, variance_warnings
 from autotune.search.metrics import Metrics
 from autotune.search.objective import METRIC_OF, tail_name
@@ -68,6 +68,8 @@ class Scorer:
 def reference_sets(metrics: Metrics, baseline: Measurement) -> dict[str, ReferenceSet]:
     """Return what set metrics compare with: given features, else those of the uncached held-out pictures.
 
+    A file of a mean and a covariance alone serves `fid`; the others are not formed then.
+
     Raises:
         ConfigError: a file is missing or at fault, or its features are not of the metric's network.
     """
@@ -81,14 +83,15 @@ def reference_sets(metrics: Metrics, baseline: Measurement) -> dict[str, Referen
             continue
         if path not in loaded:
             loaded[path] = ReferenceSet.load(path, key)
-        found[name] = loaded[path]
-        given, needed = loaded[path].rows.shape[1], rows.shape[1]
+        given, needed = loaded[path].dimensions, rows.shape[1]
         if given != needed:
             raise ConfigError(
                 f"got {path!r} with {given} numbers a picture, the network of {name} gives {needed}; "
                 "give features of the same network",
                 key=key,
             )
+        if name == "fid" or loaded[path].rows is not None:
+            found[name] = loaded[path]
     return found
 
 
@@ -111,4 +114,6 @@ def check_measured(named: Iterable[tuple[str, str]], scalars: Mapping[str, float
             reason = f"{name} needs pictures with sides of at least {metric.min_side} pixels; "
         elif metric is not None and metric.view is View.CHANGES:
             reason = f"{name} needs clips; "
+        elif metric is not None and metric.kind is Kind.SET:
+            reason = f"{name} needs a reference of features, not of their statistics; "
         raise ConfigError(f"is not measured: {reason}measured are {', '.join(sorted(scalars))}", key=key)

@@ -230,3 +230,17 @@ def test_a_file_that_is_no_statistics_is_refused_by_name(tmp_path):
 def test_a_missing_file_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         FeatureStats.load(tmp_path / "none.npz")
+
+
+def test_statistics_in_a_file_serve_fid_alone(tmp_path):
+    x, y = features(300), features(40, seed=1)
+    ours, usual = tmp_path / "ours.npz", tmp_path / "pytorch-fid.npz"
+    FeatureStats.from_features(x).save(ours)
+    np.savez(usual, mu=x.mean(0), sigma=np.cov(x, rowvar=False))
+    for path in (ours, usual):
+        reference = ReferenceSet.load(str(path), "metrics.reference_stats")
+        assert (reference.rows, reference.dimensions) == (None, 16)
+        assert fid(y, reference) == pytest.approx(fid(y, x), rel=1e-9)
+        for metric in (kid, cmmd):
+            with pytest.raises(ConfigError, match="a kernel needs the features"):
+                metric(y, reference)

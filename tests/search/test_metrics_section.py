@@ -158,10 +158,23 @@ def test_references_are_given_features_or_those_of_the_baseline(tmp_path: Path) 
     own = reference_sets(Metrics.parse({"net": "net"}), baseline)
     assert set(own) == {"fid", "kid"}
     assert own["fid"] is own["kid"], "what both need is kept once"
+    assert own["fid"].rows is not None
     np.testing.assert_array_equal(own["fid"].rows, baseline.quality.features["fid"])
     given = reference_sets(Metrics.parse({"net": "net", "reference_stats": str(path)}), baseline)
+    assert given["fid"].rows is not None
     assert len(given["fid"].rows) == 30
     assert given["fid"] is given["kid"]
+
+
+def test_statistics_of_a_reference_serve_fid_alone(tmp_path: Path) -> None:
+    baseline, path = measured(), tmp_path / "published.npz"
+    np.savez(path, mu=np.zeros(8), sigma=np.eye(8))
+    given = reference_sets(Metrics.parse({"net": "net", "reference_stats": str(path)}), baseline)
+    assert set(given) == {"fid"}
+    scalars = Scorer(given).scalars(baseline)
+    assert "kid" not in scalars
+    with pytest.raises(ConfigError, match=r"bounds\.kid: .* kid needs a reference of features"):
+        check_measured([("bounds.kid", "kid")], scalars)
 
 
 def test_references_at_fault_are_one_line(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ FILES = {
     DIGITS: (("model.safetensors",),),
     "clip": (
         ("config.json",),
-        ("model.safetensors", "pytorch_model.bin"),
+        ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
         ("preprocessor_config.json", "processor_config.json"),
         ("tokenizer.json", "vocab.json"),
     ),
