@@ -61,18 +61,14 @@ def _lines(plan: Plan, experiment: Experiment, folder: Path) -> list[tuple[str, 
         ("calls", f"{plan.transformer_calls:,} of the transformer, {plan.calls_per_image} for each {unit}"),
     ]
     if plan.tflop_per_image is not None:
-        lines.append(("compute", f"{plan.tflop_per_image:,.4g} TFLOP for an uncached {unit}, counted"))
+        lines.append(("compute", f"{_number(plan.tflop_per_image)} TFLOP for an uncached {unit}, counted"))
     if estimate is None:
         return [*lines, ("estimate", "none for this model; give --set model.seconds_per_image=S for one")]
-    lines.append(
-        (
-            "estimate",
-            f"{_hours(estimate.worker_hours)} {estimate.worker} hours, {_hours(estimate.wall_hours)} in all; "
-            f"{estimate.seconds_per_image:,.3g} s for an uncached {unit}",
-        )
-    )
+    hours = f"{_number(estimate.worker_hours)} {estimate.worker} hours, {_number(estimate.wall_hours)} in all"
+    lines.append(("estimate", f"{hours}; {_number(estimate.seconds_per_image)} s for an uncached {unit}"))
     return [*lines, *(("assumed", sentence) for sentence in estimate.assumed)]
 
 
-def _hours(hours: float) -> str:
-    return f"{hours:,.2f}" if hours < 1 else f"{hours:,.1f}" if hours < 100 else f"{hours:,.0f}"
+def _number(value: float) -> str:
+    """Three digits and thousands."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

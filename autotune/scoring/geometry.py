@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -45,6 +46,7 @@ GUIDANCE = {
 }
 # of pipelines whose prompts are padded to a fixed length
 TEXT_TOKENS = {"FluxPipeline": 512, "HunyuanVideoPipeline": 256, "WanPipeline": 512}
+DEPTHS = ("num_layers", "num_single_layers")  # how many blocks of a kind a transformer has
 
 
 class Geometry(Document):
@@ -89,19 +91,26 @@ class Geometry(Document):
                 f"got {str(folder)!r}, where the configs of transformer and vae cannot be read",
                 key="model.path",
             ) from None
-        space = vae.get("spatial_compression_ratio") or vae.get("scale_factor_spatial")
+        space, time = _compression(vae)
         side = config.get("sample_size") if pipeline == "DiTPipeline" else None
-        space = space or 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
         return cls(
             pipeline=pipeline,
             transformer=transformer,
             config={name: value for name, value in config.items() if not name.startswith("_")},
             space=space,
-            time=vae.get("temporal_compression_ratio") or vae.get("scale_factor_temporal") or 1,
+            time=time,
             height=None if side is None else side * space,
             width=None if side is None else side * space,
             text=TEXT_TOKENS.get(pipeline, 64),
         )
+
+
+def _compression(vae: Mapping[str, Any]) -> tuple[int, int]:
+    """Pixels of a side and frames to a latent, as the classes of autoencoders name them in their configs."""
+    space = vae.get("spatial_compression_ratio") or vae.get("scale_factor_spatial")
+    time = vae.get("temporal_compression_ratio") or vae.get("scale_factor_temporal")
+    widths = vae.get("block_out_channels") or vae.get("dim_mult") or (0,) * 4
+    return space or 2 ** (len(widths) - 1), time or 2 ** sum(vae.get("temperal_downsample", ()))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -133,13 +142,12 @@ def geometry_of(path: str) -> Geometry | None:
 def flops_per_image(geometry: Geometry, spec: ModelSpec) -> float | None:
     """Floating-point operations of the transformer for one uncached picture or clip, all its steps.
 
-    The class is built on the meta device and called once; text encoders and VAE are not counted. None for
+    The class is built on the meta device, small; text encoders and VAE are not counted. None for
     a class whose call is not known here.
     """
     guidance = GUIDANCE.get(geometry.pipeline)
-    make = ARGUMENTS.get(geometry.transformer)
     height, width = spec.height or geometry.height, spec.width or geometry.width
-    if guidance is None or make is None or height is None or width is None:
+    if guidance is None or geometry.transformer not in ARGUMENTS or height is None or width is None:
         return None
     frames = spec.num_frames or geometry.num_frames
     text = int(spec.arguments.get("max_sequence_length", geometry.text))
@@ -152,7 +160,7 @@ def flops_per_image(geometry: Geometry, spec: ModelSpec) -> float | None:
         text=text,
     )
     calls = calls_per_step(geometry, spec) * spec.num_steps
-    return calls * _flops(geometry, make, sizes)
+    return calls * _flops(geometry.transformer, geometry.config, sizes)
 
 
 def guided(guidance: Guidance, spec: ModelSpec) -> bool:
@@ -178,17 +186,31 @@ class Sizes(Document):
     text: int
 
 
-def _flops(
-    geometry: Geometry, make: Callable[[Mapping[str, Any], Sizes], dict[str, Any]], sizes: Sizes
-) -> float:
+def _flops(transformer: str, config: Mapping[str, Any], sizes: Sizes) -> float:
+    """Operations of one call. Blocks of a kind cost the same, so one and two of each kind tell of all."""
+    import diffusers
+
+    defaults = inspect.signature(getattr(diffusers, transformer)).parameters
+    depths = {name: config.get(name, defaults[name].default) for name in DEPTHS if name in defaults}
+    shallow = {**config, **dict.fromkeys(depths, 1)}
+    one = _count(transformer, json.dumps(shallow, sort_keys=True), sizes)
+    total = one
+    for name, depth in depths.items():
+        two = _count(transformer, json.dumps({**shallow, name: 2}, sort_keys=True), sizes)
+        total += (depth - 1) * (two - one)
+    return total
+
+
+@cache
+def _count(transformer: str, config: str, sizes: Sizes) -> float:
     import diffusers
     import torch
 
     from xslim.runtime.macs import FLOPS_PER_MAC, count
 
     with torch.device("meta"), torch.no_grad():
-        model = getattr(diffusers, geometry.transformer)(**geometry.config).eval()
-        arguments = make(model.config, sizes)
+        model = getattr(diffusers, transformer)(**json.loads(config)).eval()
+        arguments = ARGUMENTS[transformer](model.config, sizes)
         return FLOPS_PER_MAC * count(lambda: model(**arguments))
 
 

@@ -17,6 +17,8 @@ from xslim.errors import ConfigError
 from xslim.policy.document import Document, parse_yaml, read_yaml, suggest
 
 SCHEMA_VERSION = 1
+# overriding one of two keys, of which one is given, takes the other one's place
+INSTEAD_OF = {"model.prompts": "prompts_file", "model.prompts_file": "prompts"}
 Positive = Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -198,3 +200,5 @@ def _apply(data: dict[str, Any], override: str) -> None:
         at[name] = dict(child)
         at = at[name]
     at[last] = value
+    if key in INSTEAD_OF:
+        at.pop(INSTEAD_OF[key], None)

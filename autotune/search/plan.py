@@ -17,7 +17,7 @@ from autotune.search.run import SCREENED, model_spec
 from xslim.errors import ConfigError
 
 # 10^12 operations a second. 16 bit: published times on an A800 give 146 (FLUX.1-dev, 28 steps in 14.26 s),
-# 161 (Wan2.1 1.3B, 480p, 175 s) and 190 (HunyuanVideo, 129 frames of 544x960, 1124 s); docs/tune-flux-dev.md
+# 161 (Wan2.1 1.3B, 81 frames of 832x480 in 175 s); see docs/tune-flux-dev.md
 GPU_TFLOPS = {"bfloat16": 150.0, "float16": 150.0, "float32": 12.0}
 CPU_THREAD_TFLOPS = 0.04  # float32, as dit-digits runs: benchmarks/results/realised.jsonl
 CACHED_TIME = 0.4  # of an uncached picture's time; a search looks from there down to about 0.2

@@ -69,7 +69,11 @@ def _rows(text: str, suffix: str) -> Iterator[tuple[int, str]]:
 
 
 def _table(text: str, delimiter: str) -> Iterator[tuple[int, str]]:
-    reader = csv.reader(text.splitlines(keepends=True), delimiter=delimiter)
+    lines = text.splitlines(keepends=True)
+    if delimiter == "\t":  # quotes are part of the text there, as PartiPrompts comes
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(lines, delimiter=delimiter)
     try:
         head = next(reader, [])
         column = head.index(_column(head))

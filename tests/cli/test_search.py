@@ -213,11 +213,12 @@ def test_a_broken_run_says_what_is_kept(
 
 
 def test_a_dry_run_runs_nothing(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
-    result = autotune("search", formula, "--out", tmp_path / "out", "--dry-run", "--json")
+    hub = ("--set", "model.path=some/model")
+    result = autotune("search", formula, "--out", tmp_path / "out", "--dry-run", "--json", *hub)
     assert result.status == 0
     assert json.loads(result.out)["trials"] == 14
     assert not (tmp_path / "out").exists()
-    assert "trials       14\n" in autotune("search", formula, "--dry-run").out
+    assert "trials       14\n" in autotune("search", formula, "--dry-run", *hub).out
 
 
 def test_the_folder_of_another_search_is_refused(formula: Path, tmp_path: Path, autotune: Autotune) -> None:

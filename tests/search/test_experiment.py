@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from autotune.scoring.case import make_cases
 from autotune.scoring.metrics import METRICS, Direction, Kind
 from autotune.search.experiment import Experiment, load_experiment
+from autotune.search.model import Model
 from autotune.search.objective import (
     METRIC_NAMES,
     METRIC_OF,
@@ -19,10 +21,12 @@ from autotune.search.objective import (
     tail_name,
     violations,
 )
+from autotune.search.run import model_spec
 from autotune.search.scorer import Scorer
-from autotune.search.study import HYPERVOLUME_REFERENCE
+from autotune.search.study import HYPERVOLUME_REFERENCE, effective_key
 from tests.search.support import EXPERIMENT, FormulaFactory, merged, write_files
 from xslim.errors import ConfigError
+from xslim.policy.authors import author_policy, author_schedules
 from xslim.policy.policy import Policy
 
 ROOT = Path(__file__).parents[2]
@@ -98,6 +102,21 @@ def test_the_last_override_of_a_key_wins_and_the_rest_stays(tmp_path: Path) -> N
         ("name=../up", ("name", "'../up'")),
         ("schema_version=2", ("schema_version", "2")),
         ("model.prompts=[]", ("model.prompts", "at least 1")),
+        ("model.prompts=[one, two, one]", ("model.prompts.2", "'one' again", "as prompts.0")),
+        ("model.prompts=[one, ' ']", ("model.prompts.1", "empty")),
+        ("model.prompts=null", ("model.prompts", "None")),
+        ("model.arguments.height=8", ("model.arguments.height", "set model.height")),
+        ("model.arguments.prompt=one", ("model.arguments.prompt", "set model.prompts")),
+        ("model.arguments.output_type=pil", ("model.arguments.output_type", "the measurement sets it")),
+        ("model.arguments.scale=.nan", ("model.arguments.scale", "plain YAML values")),
+        ("model.height=7", ("model.height", "greater than or equal to 8")),
+        ("model.num_frames=0", ("model.num_frames", "greater than or equal to 1")),
+        ("model.offload=disk", ("model.offload", "'disk'", "'none', 'model', 'sequential' or 'group'")),
+        ("model.memory.vae_tile=true", ("model.memory.vae_tile", "did you mean 'vae_tiling'")),
+        ("model.compile=reduce-overhead", ("model.compile", "'default' or 'max-autotune-no-cudagraphs'")),
+        ("model.dtype=int8", ("model.dtype", "'float32', 'bfloat16' or 'float16'")),
+        ("model.component_dtypes.vae=half", ("model.component_dtypes.vae", "'half'")),
+        ("model.seconds_per_image=0", ("model.seconds_per_image", "greater than 0")),
     ],
 )
 def test_an_override_at_fault_is_one_line(tmp_path: Path, override: str, parts: tuple[str, ...]) -> None:
@@ -115,6 +134,60 @@ def test_a_fault_of_the_file_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"experiment\.yaml: cases\.search: got 1"):
         load_experiment(path, ["search.trials=3"])
     assert load_experiment(path, ["cases.search=2"]).cases.search == 2
+
+
+def test_prompts_have_to_come_from_somewhere(tmp_path: Path) -> None:
+    model = {key: value for key, value in EXPERIMENT["model"].items() if key != "prompts"}
+    path = write_files(tmp_path, {"model": model})
+    with pytest.raises(ConfigError, match=r"model\.prompts: neither is given; write one of prompts and prom"):
+        load_experiment(path)
+
+
+def test_prompts_come_from_one_place(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("one\n")
+    path = write_files(tmp_path, {"model.prompts_file": "a.txt"})
+    with pytest.raises(ConfigError, match=r"model\.prompts: both are given; keep one of prompts"):
+        load_experiment(path)
+    assert load_experiment(path, ["model.prompts=[4, 5]"]).model.prompts == (4, 5)
+    assert load_experiment(path, ["model.prompts_file=a.txt"]).model.prompts == ("one",)
+
+
+def test_every_key_of_the_model_reaches_the_spec(tmp_path: Path) -> None:
+    """What an experiment says of model and request is what a worker loads and calls."""
+    keys: dict[str, Any] = {
+        "path": "some/model", "revision": "main", "variant": "fp16", "num_steps": 7, "guidance_scale": 2.5,
+        "height": 64, "width": 96, "num_frames": 9, "arguments": {"eta": 0.0, "template": {"a": ["b", 1]}},
+        "dtype": "bfloat16", "component_dtypes": {"vae": "float32"}, "device": "cuda:1", "offload": "group",
+        "memory": {"vae_tiling": True, "vae_slicing": False}, "attention_backend": "native",
+        "compile": "default",
+    }  # fmt: skip
+    data = {**keys, "prompts": ["one"], "seconds_per_image": 3.0, "sustained_tflops": 5.0}
+    assert set(data) == set(Model.model_fields) - {"prompts_file"}
+    spec = model_spec(load_experiment(write_files(tmp_path, {"model": data, "cases.batch": 3})))
+    assert asdict(spec) == {**keys, "batch": 3}
+
+
+@pytest.mark.parametrize("model", ["flux-dev", "hunyuan-video"])
+def test_the_authors_modes_are_among_the_first_points(model: str) -> None:
+    space = load_experiment(ROOT / "experiments" / f"{model}.yaml").space(ROOT / "experiments/x")
+    published = {"flux-dev": "flux.1-dev", "hunyuan-video": "hunyuanvideo"}[model]
+    family = space.families["authors"]
+    built = [family.build({**family.middle(), **seed}, {}, None) for seed in family.seeds]
+    modes = author_schedules()[published].modes
+    assert [effective_key(policy) for policy in built] == [
+        effective_key(author_policy(published, mode)) for mode in modes
+    ]
+    assert next(iter(space.families)) == "authors"
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_held_out_prompts_of_large_models_are_new(path: Path) -> None:
+    """Where there are prompts enough, none is searched on and certified on."""
+    experiment = load_experiment(path)
+    cases = experiment.cases
+    chosen, held = make_cases(experiment.model.prompts, cases.search, cases.holdout, cases.seed, cases.repeat)
+    shared = {case.prompt for case in chosen} & {case.prompt for case in held}
+    assert bool(shared) is (path.stem.endswith("digits"))
 
 
 def test_a_missing_space_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,139 @@
+"""What a dry run tells: a plan of every shipped experiment, without weights, and what does not fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.search.experiment import load_experiment
+from autotune.search.plan import draws, to_provide
+from tests.cli.support import ROOT, Result
+from xslim.errors import ConfigError
+
+Autotune = Callable[..., Result]
+SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
+FLUX = ROOT / "experiments" / "flux-dev.yaml"
+WORKERS = ("--set", "executor.workers=2")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_experiment_has_a_plan(path: Path, autotune: Autotune, tmp_path: Path) -> None:
+    result = autotune("search", path, "--out", tmp_path / "out", "--dry-run", "--json", *WORKERS)
+    assert result.status == 0, result.err
+    plan = json.loads(result.out)
+    experiment = load_experiment(path)
+    drawn = plan["draws"]
+    assert plan["images"] == sum(drawn.values())
+    assert drawn["cached"] >= experiment.search.trials * experiment.cases.search
+    assert plan["transformer_calls"] == plan["images"] * plan["calls_per_image"]
+    assert plan["calls_per_image"] == experiment.model.num_steps * (
+        1 + (path.stem in ("wan2.1", "qwen-image"))
+    )
+    assert plan["tflop_per_image"] > 0
+    estimate = plan["estimate"]
+    assert estimate["worker"] == ("CPU" if path.stem.endswith("digits") else "GPU")
+    assert 0 < estimate["worker_hours"] / 2 < estimate["wall_hours"] < estimate["worker_hours"] < 1000
+    assert "TFLOP/s sustained" in estimate["assumed"][0]
+    assert plan["workers"] == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_plan_of_flux_reads_so(autotune: Autotune, golden: Callable[[str, str], None]) -> None:
+    result = autotune("search", FLUX, "--dry-run", *WORKERS)
+    assert result.status == 0, result.err
+    golden("plan_flux_dev.txt", result.out)
+
+
+def test_what_has_to_be_provided_is_told(autotune: Autotune, tmp_path: Path) -> None:
+    result = autotune("search", FLUX, "--dry-run")
+    assert result.err == "not on this machine: metrics.lpips: metrics/alexnet-owt-7be5be79.pth\n"
+    wrong = tmp_path / "wrong.pth"
+    wrong.write_bytes(b"other weights")
+    result = autotune("search", FLUX, "--dry-run", "--set", f"metrics.lpips.weights={wrong}")
+    assert result.status == 2
+    assert "metrics.lpips.sha256: got 7be5be79, but" in result.one_line()
+
+
+def test_own_numbers_replace_the_assumed_ones(autotune: Autotune) -> None:
+    def hours(*settings: str) -> dict[str, Any]:
+        sets = [word for setting in settings for word in ("--set", setting)]
+        plan = json.loads(autotune("search", FLUX, "--dry-run", "--json", *sets).out)
+        estimate: dict[str, Any] = plan["estimate"]
+        return estimate
+
+    assumed, measured = hours(), hours("model.seconds_per_image=10")
+    assert measured["seconds_per_image"] == 10
+    ratio = assumed["seconds_per_image"] / 10
+    assert assumed["worker_hours"] == pytest.approx(ratio * measured["worker_hours"])
+    assert measured["assumed"][0] == "10 s uncached, as model.seconds_per_image gives it"
+    twice = hours("model.sustained_tflops=300")
+    assert twice["worker_hours"] == pytest.approx(assumed["worker_hours"] / 2)
+    assert "as model.sustained_tflops gives it" in twice["assumed"][0]
+    unknown = hours("model.path=some/other-model", "model.seconds_per_image=10")
+    assert unknown["worker_hours"] == measured["worker_hours"]
+
+
+def test_an_unknown_model_has_a_plan_without_hours(autotune: Autotune) -> None:
+    result = autotune("search", FLUX, "--dry-run", "--set", "model.path=some/other-model")
+    assert result.status == 0
+    assert "estimate     none for this model; give --set model.seconds_per_image=S for one\n" in result.out
+    assert "compute" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("setting", "part"),
+    [
+        ("model.arguments.max_sequence_lenght=8", "did you mean 'max_sequence_length'"),
+        ("model.num_frames=9", "model.num_frames: FluxPipeline takes no such argument"),
+        ("model.path=./nowhere", "model.path: got './nowhere', which is no folder"),
+        ("cases.holdout=61", "cases: got 12 search and 61 held-out cases, 73 together, of 72 prompts"),
+    ],
+)
+def test_what_does_not_fit_is_one_line(setting: str, part: str, autotune: Autotune) -> None:
+    result = autotune("search", FLUX, "--dry-run", "--set", setting)
+    assert result.status == 2
+    assert part in result.one_line()
+
+
+def test_frames_that_no_latents_give_are_refused(autotune: Autotune) -> None:
+    path = ROOT / "experiments" / "wan2.1.yaml"
+    result = autotune("search", path, "--dry-run", "--set", "model.num_frames=80")
+    assert result.status == 2
+    assert "model.num_frames: got 80; WanPipeline draws 4k + 1 frames, such as 77 or 81" in result.one_line()
+
+
+def test_draws_grow_with_what_is_asked_for() -> None:
+    plan = draws(load_experiment(FLUX), 1)
+    more = draws(load_experiment(FLUX, ["search.trials=61"]), 1)
+    # a trial draws its cases, and two A B B A batches of one
+    assert (more.cached - plan.cached, more.uncached - plan.uncached) == (12 + 2, 2)
+    others = draws(load_experiment(FLUX), 3)
+    assert others.uncached - plan.uncached == 2 * 4, "every further worker measures its A/A floor"
+    none = draws(load_experiment(FLUX, ["search.trials=0"]), 1)
+    assert none.cached == 12 * (48 + 3 * 2), "the screened warm starts, certified"
+    assert none.serial == plan.serial == 1 + 50 + 48 + 12
+
+
+def test_what_is_there_is_checked(tmp_path: Path) -> None:
+    metrics = load_experiment(ROOT / "experiments" / "dit-xl-2.yaml").metrics
+    assert [absent.partition(":")[0] for absent in to_provide(metrics)] == ["metrics.lpips", "metrics.fid"]
+    path = tmp_path / "stats.npz"
+    changed = load_experiment(
+        ROOT / "experiments" / "dit-xl-2.yaml", [f"metrics.reference_stats={path}"]
+    ).metrics
+    assert f"metrics.reference_stats: {path}" in to_provide(changed)
+    path.write_bytes(b"")
+    assert len(to_provide(changed)) == 2
+    assert changed.lpips is not None
+    lpips = changed.lpips.model_copy(update={"weights": str(path)})
+    with pytest.raises(ConfigError, match=r"metrics\.lpips\.sha256"):
+        to_provide(changed.model_copy(update={"lpips": lpips}))
