@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autotune.scoring.statistics import mean_ci95, tail, tail_ci95
+from autotune.scoring.statistics import interval_warnings, mean_ci95, null_range, tail, tail_ci95
 from xslim.errors import ConfigError
 
 VALUES = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30)
@@ -92,3 +92,46 @@ def test_bad_settings_are_refused():
             tail_ci95([1.0], q)
     with pytest.raises(ConfigError, match="resamples"):
         mean_ci95([1.0], resamples=0)
+
+
+def test_two_sets_of_one_distribution_differ_by_the_bias_of_their_size():
+    """The squared distance of two means of d = 8 normal variables is d (1/n + 1/m) on average."""
+    rows = np.random.default_rng(5).normal(size=(3000, 8))
+
+    def distance(a, b):
+        return float(np.square(a.mean(0) - b.mean(0)).sum())
+
+    found = {n: null_range(distance, rows, n) for n in (20, 200)}
+    for n, floor in found.items():
+        assert (floor.n, floor.against) == (n, 3000 - n)
+        assert floor.low <= floor.value <= floor.high
+        assert floor.value == pytest.approx(8 * (1 / n + 1 / (3000 - n)), rel=0.5)
+    assert found[20].low > found[200].high
+    assert null_range(distance, rows, 20) == found[20]
+    assert null_range(distance, rows, 20, seed=1) != found[20]
+
+
+def test_a_set_too_small_to_hold_two_of_the_size_is_halved():
+    def sizes(a, b):
+        return len(a) + 1000.0 * len(b)
+
+    rows = np.zeros((11, 2))
+    assert null_range(sizes, rows, 50) == (6005.0, 6005.0, 6005.0, 5, 6)
+    assert null_range(sizes, rows, 1)[3:] == (2, 9), "every set metric needs 2 rows"
+    assert null_range(sizes, rows[:3], 50) is None
+
+
+def test_the_two_parts_share_no_row():
+    rows = np.arange(20.0)[:, None]
+
+    def shared(a, b):
+        return float(len(set(a[:, 0]) & set(b[:, 0])) + (len(a) + len(b) != 20))
+
+    assert null_range(shared, rows, 7)[:3] == (0, 0, 0)
+
+
+@pytest.mark.parametrize(("n", "lines"), [(5, 2), (19, 2), (20, 1), (99, 1), (100, 0)])
+def test_small_samples_are_told_of(n, lines):
+    found = interval_warnings(n)
+    assert len(found) == lines
+    assert all(line.startswith(f"{n} cases: ") for line in found)
