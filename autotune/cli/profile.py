@@ -53,7 +53,8 @@ def profile(
     folder.acquire()
     try:
         say("profiling the uncached model")
-        cases, _ = make_cases(loaded.model.prompts, loaded.cases.search, 0, loaded.cases.seed)
+        wanted = loaded.cases
+        cases, _ = make_cases(loaded.model.prompts, wanted.search, wanted.holdout, wanted.seed, wanted.repeat)
         evaluator = spec.build()
         taken = evaluator.profile(cases, loaded.cases.sensitivity)
         say(f"timing requests for the cost model, {cost_patterns} of them to check it")
@@ -140,3 +141,5 @@ def _tell_latency(latency: Latency | None) -> None:
     typer.echo(
         f"uncached: {latency.baseline_s:.2f} s a batch of {latency.batch}, A/A floor {latency.floor:.1%}"
     )
+    for note in latency.notes:
+        typer.echo(note)

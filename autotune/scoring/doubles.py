@@ -101,17 +101,17 @@ class FormulaEvaluator:
         block = BlockCost(fixed=0.0, per_token=(1 - outside) / 1000, tokens=100)
         branch = BranchCost(
             name="default",
-            rows=len(cases),
+            rows=max(1, len(cases)),
             total=1.0,
             modulation=0.0,
             embedding=0.0,
             blocks=(block,) * 10,
-            changes=(((1.0,) * 10,) * len(cases),) * self.num_steps,
+            changes=(((1.0,) * 10,) * max(1, len(cases)),) * self.num_steps,
         )
         return CostModel(
             family="formula",
             transformer="Formula",
-            batch=len(cases),
+            batch=max(1, len(cases)),
             num_steps=self.num_steps,
             kinds=("double",) * 10,
             branches=(branch,),
