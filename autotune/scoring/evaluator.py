@@ -119,7 +119,7 @@ class PipelineEvaluator:
 
     def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
         """Take the profile."""
-        return take_profile(self._runner, cases, sensitivity_cases)
+        return take_profile(self._runner, cases, sensitivity_cases, self._store.outputs)
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Count and time the requests of one batch of cases."""

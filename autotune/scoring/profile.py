@@ -7,7 +7,7 @@ of every static schedule under every predictor without running the transformer a
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -20,6 +20,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_count import Subject, count_cost
 from autotune.scoring.curve import jumps, sigma_windows
+from autotune.scoring.drawn import Drawn
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.pipeline.loading import transformers
 from autotune.scoring.residuals import record_residuals
@@ -106,13 +107,19 @@ class Profile:
         )
 
 
-def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+def take_profile(
+    runner: PipelineRunner,
+    cases: Sequence[Case],
+    sensitivity_cases: int,
+    outputs: Callable[[Sequence[Case]], Drawn] | None = None,
+) -> Profile:
     """Profile a pipeline on some cases; the model must be detached.
 
     Args:
         runner: the loaded pipeline.
         cases: drawn in batches of the runner's size.
         sensitivity_cases: of these, how many are drawn once more for every step.
+        outputs: gives the uncached outputs of a batch, such as a store of them; None draws them.
 
     Raises:
         ConfigError: the pipeline's steps are shared by two transformers, or it does not call its
@@ -151,7 +158,8 @@ def take_profile(runner: PipelineRunner, cases: Sequence[Case], sensitivity_case
         latent_shape,
         runner.guidance_scale,
     )
-    sensitivity = _sensitivity(runner, tuple(cases)[:sensitivity_cases], gram)
+    few = tuple(cases)[:sensitivity_cases]
+    sensitivity = _sensitivity(runner, few, (outputs or runner.draw)(few), gram)
     found = jumps(curve)
     windows = sigma_windows(found, signature.sigmas)
     cost = count_cost(Subject.of(runner, next(runner.batches(cases))))
@@ -228,11 +236,11 @@ def _calibrate(
 
 
 def _sensitivity(
-    runner: PipelineRunner, cases: Sequence[Case], gram: NDArray[np.float64]
+    runner: PipelineRunner, cases: Sequence[Case], uncached: Drawn, gram: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """Picture error per unit of residual error, measured by holding the residual at one step at a time."""
     steps = runner.spec.num_steps
-    reference = runner.draw(cases).images
+    reference = uncached.images
     # length of the residual's change at each step, over the rows of all profiled cases
     diagonal = np.einsum("rii->ri", gram)
     off = np.einsum("rii->ri", gram[:, 1:, :-1])
