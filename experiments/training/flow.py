@@ -15,6 +15,7 @@ import copy
 import logging
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -30,6 +31,8 @@ LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 PROMPT_DROPOUT = 0.1
 EMA_DECAY = 0.997
+DISTIL_LEARNING_RATE = 1e-3
+DISTIL_EMA_DECAY = 0.98  # a short phase: the average must leave the weights it began with
 CHECKPOINT_SECONDS = 300
 EMA_SNAPSHOT_SECONDS = 1800
 PLAIN_GUIDANCE = 1.0
@@ -74,13 +77,21 @@ class Task(Protocol):
         """Return a loss on the text encoders alone, added to the velocity's; zero when they need none."""
 
 
-def learning_rate(step: int, total: int) -> float:
-    """Linear warm-up, then cosine to zero."""
-    if step < WARMUP_STEPS:
-        return LEARNING_RATE * (step + 1) / WARMUP_STEPS
-    return (
-        LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * (step - WARMUP_STEPS) / max(total - WARMUP_STEPS, 1)))
-    )
+def learning_rate(step: int, schedule: Sequence[Phase]) -> float:
+    """Linear warm-up, then cosine to zero; distilling begins afresh, with a lower peak.
+
+    Args:
+        step: in `schedule`.
+        schedule: the phase of every step.
+    """
+    distilling = schedule[step].kind == "distil"
+    first = next((i for i, phase in enumerate(schedule) if phase.kind == "distil"), len(schedule))
+    begin, end = (first, len(schedule)) if distilling else (0, first)
+    peak = DISTIL_LEARNING_RATE if distilling else LEARNING_RATE
+    warmup = min(WARMUP_STEPS, (end - begin) // 10)
+    if step - begin < warmup:
+        return peak * (step - begin + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - begin - warmup) / max(end - begin - warmup, 1)))
 
 
 def noise_levels(size: int, shift: float) -> Tensor:
@@ -127,13 +138,14 @@ def train(task: Task, out: Path, seed: int) -> None:
         if phase.kind == "distil" and schedule[step - 1].kind != "distil":
             teacher.load_state_dict(ema.state_dict())
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, len(schedule))
+            group["lr"] = learning_rate(step, schedule)
         loss = loss_of(task, parts, teacher, phase)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
         optimizer.step()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
+        limit = DISTIL_EMA_DECAY if phase.kind == "distil" else EMA_DECAY
+        decay = min(limit, (1 + step) / (10 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(ema.parameters()), list(parts.parameters()), 1 - decay)
         now = time.monotonic()

@@ -62,8 +62,8 @@ class FluxDigits:
     phases = (
         flow.Phase("text", steps=300, batch=64),
         flow.Phase("small", steps=2300, batch=64),
-        flow.Phase("full", steps=900, batch=32),
-        flow.Phase("distil", steps=160, batch=24),
+        flow.Phase("full", steps=800, batch=32),
+        flow.Phase("distil", steps=280, batch=16),
     )
 
     def __init__(self) -> None:

@@ -71,7 +71,7 @@ class HunyuanDigits:
     phases = (
         flow.Phase("small", steps=1000, batch=64),
         flow.Phase("full", steps=1300, batch=32),
-        flow.Phase("distil", steps=160, batch=24),
+        flow.Phase("distil", steps=280, batch=16),
     )
 
     def __init__(self) -> None:
