@@ -29,7 +29,8 @@ def uncached_floors(baseline: Measurement, scorer: Scorer) -> dict[str, NullRang
         if name not in scorer.references:
             continue
         reference = scorer.references[name]
-        pool = reference.rows if isinstance(reference, ReferenceSet) else reference
+        given = reference.rows if isinstance(reference, ReferenceSet) else reference
+        pool = rows if given is None else given  # None: only statistics are known
         if pool is None:  # statistics alone
             continue
         known = null_range(partial(_value, name), pool, len(rows))
