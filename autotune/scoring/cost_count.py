@@ -118,6 +118,7 @@ def count_cost(subject: Subject) -> CostModel:
     with xslim.attach(subject.target, full, num_steps=steps) as session, _watched(model) as calls:
         subject.request(steps)
     records = session.trace.records
+    ran = records[-1].step + 1  # what a pipeline makes of the steps, if it is told its own list of them
     branches, counted = [], True
     for name in session.trace.branches:
         own = [i for i, record in enumerate(records) if record.branch == name]
@@ -130,12 +131,17 @@ def count_cost(subject: Subject) -> CostModel:
         transformer=type(subject.transformer).__name__,
         device=device_name(subject.device),
         batch=subject.batch,
-        num_steps=steps,
-        sigmas=scheduler_sigmas(getattr(subject.target, "scheduler", None)),
+        num_steps=ran,
+        sigmas=_sigmas(subject, ran),
         kinds=tuple(model.kinds),
         counted=counted,
         branches=tuple(branches),
     )
+
+
+def _sigmas(subject: Subject, steps: int) -> tuple[float, ...] | None:
+    sigmas = scheduler_sigmas(getattr(subject.target, "scheduler", None))
+    return None if sigmas is None or len(sigmas) < steps else sigmas[:steps]
 
 
 def _count(model: LiveModel, record: StepRecord, args: Any, kwargs: Any) -> MacsTable | None:

@@ -92,7 +92,8 @@ def fit_cost(subject: Subject, model: CostModel, rounds: int = ROUNDS) -> CostMo
     for policy in policies:  # first calls are slow
         time_request(subject, policy, steps)
     samples: list[tuple[float, int, Timed]] = []
-    bare = [time_request(subject, None, steps).seconds]
+    first = time_request(subject, None, steps)
+    bare = [first.seconds]
     for _ in range(rounds):
         for index, policy in enumerate(policies):
             found = time_request(subject, policy, steps)
@@ -103,18 +104,17 @@ def fit_cost(subject: Subject, model: CostModel, rounds: int = ROUNDS) -> CostMo
     for around, index, found in samples:
         for call, seconds in _attributed(model, policies[index], found):
             groups.setdefault(tuple(terms(call).items()), []).append(seconds * usual / around)
-    fit = CallSeconds(**_least_squares(groups), uncached=usual / steps)
+    fit = CallSeconds(**_least_squares(groups), uncached=usual * len(model.branches) / len(first.calls))
     return model.model_copy(update={"fit": fit})
 
 
 def _attributed(model: CostModel, policy: Policy, found: Timed) -> Iterator[tuple[CallCost, float]]:
     """Pair every call of a timed request with its cost; the MACs are those that ran, not predicted ones."""
     branches = {branch.name: branch for branch in model.branches}
-    steps = len(policy.controller.steps) if policy.controller.kind == "pattern" else model.num_steps
-    done = {
-        name: dry_run(policy, steps, None, found.ran.actions_of(name), branch.whole)
-        for name, branch in branches.items()
-    }
+    done = {}
+    for name, branch in branches.items():
+        actions = found.ran.actions_of(name)
+        done[name] = dry_run(policy, len(actions), None, actions, branch.whole)
     for record, seconds in zip(found.ran.records, found.calls, strict=True):
         branch, step = branches[record.branch], done[record.branch][record.step]
         predicts = step.action in (Action.SKIP, Action.TOKEN)
@@ -144,5 +144,7 @@ def _least_squares(groups: dict[tuple[tuple[str, float], ...], list[float]]) -> 
     names = [name for name, _ in next(iter(groups))]
     matrix = np.array([[value for _, value in group] for group in groups])
     seconds = np.array([median(values) for values in groups.values()])
-    fitted, _ = nnls(matrix / seconds[:, None], np.ones(len(seconds)))
-    return dict(zip(names, map(float, fitted), strict=True))
+    size = matrix.max(axis=0)
+    size[size == 0] = 1.0  # of terms that never occur, such as those of tokens on some models
+    fitted, _ = nnls(matrix / size / seconds[:, None], np.ones(len(seconds)))
+    return dict(zip(names, map(float, fitted / size), strict=True))

@@ -32,6 +32,7 @@ STABLE_LOOPS = 3
 WARM_UP_LOOPS = 8  # at most
 FLOOR_ROUNDS = 2
 FLOOR_AGE_S = 3600.0  # a machine's mood changes
+FLOOR_TIMES = 20  # of its own duration: a floor of long loops lasts longer, and costs 5 % at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,23 +254,28 @@ def warm_up(loop: Callable[[], float], limit: int = WARM_UP_LOOPS) -> int:
 
 
 class WorkerFloor:
-    """The A/A floor of one worker: measured before its first timing, and anew when it is an hour old."""
+    """The A/A floor of one worker: measured before its first timing, and anew when it is an hour old.
+
+    Where measuring takes minutes, as for clips, it is kept for twenty times as long.
+    """
 
     def __init__(self, runner: PipelineRunner, now: Callable[[], float] = time.monotonic) -> None:
         self._runner = runner
         self._now = now
         self._taken_at = -math.inf
+        self._age_s = FLOOR_AGE_S
         self._latest: Latency | None = None
 
     def measure(self, cases: Sequence[Case], rounds: int = FLOOR_ROUNDS) -> Latency:
         """Warm up, and time the uncached model against itself."""
-        batch = next(self._runner.batches(cases))
+        batch, started = next(self._runner.batches(cases)), self._now()
         warm_up(lambda: time_loop(self._runner, batch, None).seconds)
         self._latest, self._taken_at = a_a_floor(self._runner, cases, rounds), self._now()
+        self._age_s = max(FLOOR_AGE_S, FLOOR_TIMES * (self._taken_at - started))
         return self._latest
 
     def value(self, cases: Sequence[Case]) -> float:
         """Return the floor, measured on these cases where there is none or it is too old."""
-        if self._latest is None or self._now() - self._taken_at > FLOOR_AGE_S:
+        if self._latest is None or self._now() - self._taken_at > self._age_s:
             self.measure(cases)
         return 0.0 if self._latest is None else self._latest.floor

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,6 +21,7 @@ from autotune.scoring.environment import attention_backend, compiled, environmen
 from autotune.scoring.environment_gpu import GpuReading, NvmlGpu, open_gpu, reasons_of, spoiled, summarise
 from autotune.scoring.latency import (
     FLOOR_AGE_S,
+    FLOOR_TIMES,
     PATIENCE,
     WARM_UP_LOOPS,
     Sample,
@@ -143,16 +145,12 @@ def test_a_gpu_is_read_and_its_peak_is_counted(runner: PipelineRunner) -> None:
     reading = gpu.read()
     assert reading.sm_mhz > 0
     assert reading.power_w > 0
-    cuda = PipelineRunner(runner.spec.__class__(**{**_fields(runner), "device": "cuda"}))
+    cuda = PipelineRunner(replace(runner.spec, device="cuda"))
     found = paired(cuda, CASES[:2], HALF, 1, 0.0)
     assert found.peak_bytes > 0
     assert found.baseline_peak_bytes > 0
     assert found.gpu["sm_mhz"] > 0
     assert environment(cuda.device, cuda.pipe.transformer)["driver"][0].isdigit()
-
-
-def _fields(runner: PipelineRunner) -> dict[str, object]:
-    return {name: getattr(runner.spec, name) for name in runner.spec.__dataclass_fields__}
 
 
 # pairs
@@ -376,27 +374,52 @@ def test_the_floor_is_the_largest_deviation_of_a_round(runner: PipelineRunner) -
     assert known.floor == pytest.approx(np.exp(0.03) - 1)
 
 
+class Machine:
+    """A machine whose loops take a given time on a clock of its own."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, loop_s: float) -> None:
+        self.now = 1000.0
+        self.loops = 0
+        self._loop_s = loop_s
+        monkeypatch.setattr("autotune.scoring.latency.time_loop", self.time)
+
+    def time(self, *_: object) -> Sample:
+        self.now += self._loop_s
+        self.loops += 1
+        return Sample(1.0)
+
+
 def test_a_worker_measures_its_floor_once_an_hour(
     runner: PipelineRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loops: list[int] = []
-
-    def timed(*arguments: object) -> Sample:
-        loops.append(1)
-        return Sample(1.0)
-
-    monkeypatch.setattr("autotune.scoring.latency.time_loop", timed)
-    now = iter([0.0, 100.0, FLOOR_AGE_S + 1, FLOOR_AGE_S + 1, FLOOR_AGE_S + 2])
-    floor = WorkerFloor(runner, lambda: next(now))
+    machine = Machine(monkeypatch, loop_s=1.0)
+    floor = WorkerFloor(runner, lambda: machine.now)
     assert floor.value(CASES) == 0.0
-    first = len(loops)
-    assert first >= 3 + 4, "a warm-up, then a round of A A A A"
+    once = machine.loops
+    assert once >= 3 + 4, "a warm-up, then a round of A A A A at least"
+    machine.now += FLOOR_AGE_S - 1
     floor.value(CASES)
-    assert len(loops) == first
+    assert machine.loops == once
+    machine.now += 2
     floor.value(CASES)
-    assert len(loops) == 2 * first
+    assert machine.loops == 2 * once
     floor.value(CASES)
-    assert len(loops) == 2 * first
+    assert machine.loops == 2 * once
+
+
+def test_a_floor_that_takes_minutes_is_kept_for_longer(
+    runner: PipelineRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch, loop_s=300.0)
+    floor = WorkerFloor(runner, lambda: machine.now)
+    floor.value(CASES)
+    once, took = machine.loops, machine.now - 1000.0
+    machine.now += FLOOR_TIMES * took - 1
+    floor.value(CASES)
+    assert machine.loops == once
+    machine.now += 2
+    floor.value(CASES)
+    assert machine.loops == 2 * once
 
 
 # environment
