@@ -18,7 +18,8 @@ Floors = Mapping[str, NullRange]
 def uncached_floors(baseline: Measurement, scorer: Scorer) -> dict[str, NullRange]:
     """Compare uncached pictures with others: so many as were measured, against the rest of the reference.
 
-    Where the reference is the held-out uncached pictures themselves, its halves are compared.
+    Where the reference is the held-out uncached pictures themselves, or statistics without features, halves
+    of the held-out pictures are compared.
 
     Args:
         baseline: the uncached model's measurement.
@@ -31,8 +32,6 @@ def uncached_floors(baseline: Measurement, scorer: Scorer) -> dict[str, NullRang
         reference = scorer.references[name]
         given = reference.rows if isinstance(reference, ReferenceSet) else reference
         pool = rows if given is None else given  # None: only statistics are known
-        if pool is None:  # statistics alone
-            continue
         known = null_range(partial(_value, name), pool, len(rows))
         if known is not None:
             found[name] = known

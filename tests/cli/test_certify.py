@@ -242,6 +242,20 @@ def test_a_preset_of_another_model_is_refused_before_anything_is_drawn(
     assert not list((tmp_path / "out" / "references").glob("*.safetensors"))
 
 
+def test_a_broken_run_says_what_is_kept(
+    formula: Path, make: Make, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    monkeypatch.setattr("autotune.scoring.doubles.FormulaEvaluator.evaluate", broken)
+    result = autotune("certify", make(), "--out", tmp_path / "out")
+    assert result.status == 3
+    assert "autotune: the measurement failed: RuntimeError: the device is gone" in result.err
+    assert f"what was measured is kept in {tmp_path / 'out'}" in result.err
+    assert not (tmp_path / "out" / "certificate.json").exists()
+
+
 def test_a_signal_keeps_what_is_measured(make: Make, tmp_path: Path) -> None:
     mark, out = tmp_path / "mark", tmp_path / "out"
     arguments = ("certify", str(make()), "--out", str(out), "--set", "cases.holdout=160")
