@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.scoring.geometry import Geometry, calls_per_step, flops_per_image, geometry_of
+from autotune.scoring.latency import FLOOR_ROUNDS, STABLE_LOOPS
 from autotune.scoring.pipeline import ModelSpec, check_model_folder
 from autotune.scoring.pipeline.request import check_frames, check_request
 from autotune.search.certify import TIER_CANDIDATES
@@ -131,18 +132,21 @@ def make_plan(experiment: Experiment, workers: int, threads: int) -> Plan:
 
 
 def draws(experiment: Experiment, workers: int) -> Draws:
-    """Count what a search draws at most; pairs that disagree are timed up to three times as often."""
+    """Count what a search draws at most on idle workers.
+
+    On busy ones warm-ups take up to eight loops, and pairs that disagree up to three times as many rounds.
+    """
     cases, search = experiment.cases, experiment.search
     batch, held_batch = min(cases.batch, cases.search), min(cases.batch, cases.holdout)
     members = min(search.trials, search.certify + TIER_CANDIDATES * len(experiment.tiers)) or SCREENED
-    profile = batch + experiment.model.num_steps * min(cases.sensitivity, batch)
-    floor = 4 * max(1, search.certify_rounds) * held_batch  # A A A A
+    profile = 2 * batch + experiment.model.num_steps * min(cases.sensitivity, batch)
+    floor = (STABLE_LOOPS + 4 * max(1, search.certify_rounds)) * held_batch  # warm-up, then A A A A
     # every A B B A round draws two batches uncached and two cached
     timed = 2 * (search.trials * search.timing_rounds * batch + members * search.certify_rounds * held_batch)
     references = cases.search if search.trials else 0
     return Draws(
         serial=profile + cases.holdout + floor,
-        uncached=references + timed + 4 * batch * (workers - 1),
+        uncached=references + timed + (STABLE_LOOPS + 4 * FLOOR_ROUNDS) * batch * (workers - 1),
         cached=search.trials * cases.search + members * cases.holdout + timed,
     )
 

@@ -9,10 +9,15 @@ from typing import Any
 
 import pytest
 
+from autotune.scoring.case import Case, make_cases
+from autotune.scoring.drawn import Drawn
+from autotune.scoring.pipeline import PipelineRunner
 from autotune.search.experiment import load_experiment
 from autotune.search.plan import draws, to_provide
+from autotune.search.run import evaluator_spec
 from tests.cli.support import ROOT, Result
 from xslim.errors import ConfigError
+from xslim.policy.policy import Policy
 
 Autotune = Callable[..., Result]
 SHIPPED = sorted((ROOT / "experiments").glob("*.yaml"))
@@ -117,10 +122,10 @@ def test_draws_grow_with_what_is_asked_for() -> None:
     # a trial draws its cases, and two A B B A batches of one
     assert (more.cached - plan.cached, more.uncached - plan.uncached) == (12 + 2, 2)
     others = draws(load_experiment(FLUX), 3)
-    assert others.uncached - plan.uncached == 2 * 4, "every further worker measures its A/A floor"
+    assert others.uncached - plan.uncached == 2 * (3 + 8), "every further worker measures its A/A floor"
     none = draws(load_experiment(FLUX, ["search.trials=0"]), 1)
     assert none.cached == 12 * (48 + 3 * 2), "the screened warm starts, certified"
-    assert none.serial == plan.serial == 1 + 50 + 48 + 12
+    assert none.serial == plan.serial == 2 + 50 + 48 + 3 + 12
 
 
 def test_what_is_there_is_checked(tmp_path: Path) -> None:
@@ -137,3 +142,36 @@ def test_what_is_there_is_checked(tmp_path: Path) -> None:
     lpips = changed.lpips.model_copy(update={"weights": str(path)})
     with pytest.raises(ConfigError, match=r"metrics\.lpips\.sha256"):
         to_provide(changed.model_copy(update={"lpips": lpips}))
+
+
+def test_the_evaluator_draws_as_much_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every task of a search of one trial and one certified member, counted on the real evaluator."""
+    experiment = load_experiment(
+        ROOT / "experiments" / "dit-digits.yaml",
+        [
+            "model.num_steps=6", "search.trials=1", "search.certify=1", "search.certify_rounds=2",
+            "cases.search=4", "cases.holdout=6", "cases.batch=2", "cases.sensitivity=1", "tiers={}",
+            "model.device=cpu",
+        ],
+    )  # fmt: skip
+    monkeypatch.setattr("autotune.scoring.latency.TOLERANCE", 1e9)  # no rounds but those asked for
+    monkeypatch.setattr("autotune.scoring.latency.STABLE", 1e9)
+    drawn: list[int] = []
+    draw = PipelineRunner.draw
+
+    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:
+        drawn.append(len(cases))
+        return draw(self, cases, num_steps)
+
+    monkeypatch.setattr(PipelineRunner, "draw", counted)
+    evaluator = evaluator_spec(experiment, tmp_path, None).build()
+    cases = experiment.cases
+    chosen, held = make_cases(experiment.model.prompts, cases.search, cases.holdout, cases.seed)
+    evaluator.profile(chosen[: cases.batch], cases.sensitivity)
+    evaluator.baseline(held, experiment.search.certify_rounds)
+    planned = draws(experiment, 1)
+    assert sum(drawn) == planned.serial
+    policy = Policy.from_pattern("FF.F.F", start_block=0)
+    evaluator.evaluate(policy, chosen, experiment.search.timing_rounds)
+    evaluator.evaluate(policy, held, experiment.search.certify_rounds)
+    assert sum(drawn) == planned.total
