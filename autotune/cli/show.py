@@ -163,6 +163,10 @@ def print_preset(preset: Preset) -> None:
     device = preset.provenance.get("device")
     if device:
         typer.echo(f"  measured  {holdout.get('cases', '?')} held-out cases on {device}")
+    certified = preset.quality.certified
+    if certified:
+        where = f"{certified.get('cases', '?')} fresh cases on {certified.get('device', 'unknown')}"
+        typer.echo(f"  certified {certified.get('date', '')}, {where}")
 
 
 def describe(preset: Preset) -> str:

@@ -141,6 +141,7 @@ def test_the_certificate_is_kept_in_the_preset_and_the_next_draws_other_cases(
     assert certified["psnr_p5"]["value"] > 10
     assert certified["bounds"]["psnr_p5"] == {"min": 10.0}
     assert certified["device"] == "formula"
+    assert f"certified {certified['date']}, 6 fresh cases on formula" in autotune("show", path).out
     again = autotune("certify", path, "--out", tmp_path / "out", "--json")
     assert json.loads(again.out)["holdout"]["cases_seed"] == 6
 
