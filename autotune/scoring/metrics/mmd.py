@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -36,9 +37,8 @@ class MmdSet:
 
     def __init__(self, features: Features, kernel: Kernel, name: str = "features") -> None:
         self.rows = kernel.prepare(feature_rows(features, name))
-        n = len(self.rows)
         # mean kernel of the pairs of different rows
-        self.within = _kernel_sum(self.rows, self.rows, kernel, other_rows=True) / (n * (n - 1))
+        self.within = _within_sum(self.rows, kernel) / (len(self.rows) * (len(self.rows) - 1))
 
 
 def mmd2(x: MmdSet, y: MmdSet, kernel: Kernel) -> float:
@@ -57,17 +57,28 @@ def mmd2(x: MmdSet, y: MmdSet, kernel: Kernel) -> float:
         raise ConfigError(
             f"got d = {y.rows.shape[1]}, need that of features, {x.rows.shape[1]}", key="reference"
         )
-    between = _kernel_sum(x.rows, y.rows, kernel) / (len(x.rows) * len(y.rows))
+    between = _between_sum(x.rows, y.rows, kernel) / (len(x.rows) * len(y.rows))
     return x.within + y.within - 2 * between
 
 
-def _kernel_sum(x: FloatArray, y: FloatArray, kernel: Kernel, other_rows: bool = False) -> float:
-    """Sum the kernel over all pairs, or over those of rows of different number."""
+def _between_sum(x: FloatArray, y: FloatArray, kernel: Kernel) -> float:
+    """Sum the kernel over all pairs of a row of x and one of y."""
+    return math.fsum(float(kernel(a, b).sum()) for a in _blocks(x) for b in _blocks(y))
+
+
+def _within_sum(x: FloatArray, kernel: Kernel) -> float:
+    """Sum the kernel over all ordered pairs of different rows; each block stands for its mirror image too."""
     parts = []
-    for i in range(0, len(x), BLOCK):
-        for j in range(0, len(y), BLOCK):
-            block = kernel(x[i : i + BLOCK], y[j : j + BLOCK])
-            if other_rows and i == j:
+    for i, a in enumerate(_blocks(x)):
+        for j, b in enumerate(_blocks(x)):
+            if i == j:
+                block = kernel(a, b)
                 np.fill_diagonal(block, 0.0)
-            parts.append(float(block.sum()))
+                parts.append(float(block.sum()))
+            elif i < j:
+                parts.append(2 * float(kernel(a, b).sum()))
     return math.fsum(parts)
+
+
+def _blocks(x: FloatArray) -> Iterator[FloatArray]:
+    return (x[i : i + BLOCK] for i in range(0, len(x), BLOCK))
