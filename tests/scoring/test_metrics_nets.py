@@ -372,11 +372,12 @@ class Model:
 
 
 def load(name, device, med_config):
+    print("load checkpoint")
     return Model(name, device, med_config)
 """
 
 
-def test_image_reward_calls_the_authors_package(tmp_path, monkeypatch):
+def test_image_reward_calls_the_authors_package(tmp_path, monkeypatch, capsys):
     """A stand-in of the package: the real one and its weights are not here."""
     package, folder = tmp_path / "site" / "ImageReward", tmp_path / "reward"
     for made in (package, folder):
@@ -389,6 +390,7 @@ def test_image_reward_calls_the_authors_package(tmp_path, monkeypatch):
     for name in ("ImageReward.pt", "med_config.json"):
         (folder / name).touch()
     net = load_nets(spec).judges["image_reward"]
+    assert capsys.readouterr() == ("", "load checkpoint\n"), "stdout is for results"
     assert net._model.what == (str(folder / "ImageReward.pt"), "cpu", str(folder / "med_config.json"))
     scores = judged(net, torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8), ["ab", "abc"])
     assert scores.tolist() == [10.0, 12.0]

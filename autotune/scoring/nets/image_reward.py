@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,11 +38,12 @@ class ImageRewardNet:
         """
         NetSpec("image_reward", folder).check("image_reward")
         try:
-            model = import_module("ImageReward").load(
-                str(Path(folder) / "ImageReward.pt"),
-                device=str(device),
-                med_config=str(Path(folder) / "med_config.json"),
-            )
+            with redirect_stdout(sys.stderr):  # it tells what it does; our stdout is for results
+                model = import_module("ImageReward").load(
+                    str(Path(folder) / "ImageReward.pt"),
+                    device=str(device),
+                    med_config=str(Path(folder) / "med_config.json"),
+                )
         except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
             reason = str(error).strip().split("\n")[0][:200]
             raise ConfigError(
