@@ -17,7 +17,7 @@ from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, save_preset, shipped_presets
 
 if TYPE_CHECKING:
-    from autotune.search.certificate import Plan
+    from autotune.search.certificate import CertificationPlan
 
 MISSED, INTERRUPTED = 1, 75
 
@@ -40,11 +40,16 @@ def certify(
             f"got {preset!r}, which is shipped with the package; give the path of a file", key="--write"
         )
 
-    from autotune.search.certificate import Certification, certified_section, default_folder, plan
+    from autotune.search.certificate import (
+        Certification,
+        certified_section,
+        default_folder,
+        plan_certification,
+    )
     from autotune.search.executor import LocalExecutor
     from autotune.search.run import evaluator_spec
 
-    chosen = plan(preset, experiment, model, overrides or ())
+    chosen = plan_certification(preset, experiment, model, overrides or ())
     folder = RunFolder(out or default_folder(chosen.preset))
     workers = chosen.experiment.executor.workers or default_workers()
     threads = threads_each(workers) if ray_address is None else None
@@ -76,7 +81,7 @@ def _write(preset: Preset, path: str, section: Mapping[str, Any]) -> None:
     say(f"{path}: quality.certified " + ("written" if section else "is empty now: a bound is missed"))
 
 
-def _present(chosen: Plan, certificate: Mapping[str, Any], folder: Path, as_json: bool) -> int:
+def _present(chosen: CertificationPlan, certificate: Mapping[str, Any], folder: Path, as_json: bool) -> int:
     if as_json:
         json.dump(certificate, sys.stdout, indent=2)
         sys.stdout.write("\n")

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+PART = ".part"  # of a file that is being written
+
 
 class DamagedEntryError(Exception):
     """A file is there, but it is not the entry that was written under this key."""
@@ -42,7 +44,7 @@ def write_entry(path: Path, key: str, entry: Entry) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     facts = json.dumps(entry.facts, sort_keys=True)
     tensors = {name: tensor.contiguous() for name, tensor in entry.tensors.items()}
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:16]}.", suffix=".part")
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=_part_prefix(path), suffix=PART)
     os.close(handle)
     try:
         checksum = _checksum(key, facts, tensors)
@@ -54,6 +56,16 @@ def write_entry(path: Path, key: str, entry: Entry) -> None:
         if isinstance(error, SafetensorError):  # what it makes of a full disk
             raise OSError(str(error)) from error
         raise
+
+
+def remove_parts(path: Path) -> None:
+    """Remove what writers of an entry left when they were killed; for whoever alone may write it now."""
+    for part in path.parent.glob(f"{_part_prefix(path)}*{PART}"):
+        part.unlink(missing_ok=True)
+
+
+def _part_prefix(path: Path) -> str:
+    return f".{path.stem[:32]}."
 
 
 def read_entry(path: Path, key: str) -> Entry | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autotune.scoring.case import Case
 from autotune.scoring.drawn import Drawn
-from autotune.scoring.entry import DamagedEntryError, Entry, read_entry, write_entry
+from autotune.scoring.entry import DamagedEntryError, Entry, read_entry, remove_parts, write_entry
 from autotune.scoring.fingerprint import code_versions, model_sha256, numerics
 from autotune.scoring.locking import file_lock
 from autotune.scoring.pipeline import PipelineRunner
@@ -85,7 +85,9 @@ class ReferenceStore:
         """Keep other workers from drawing the same; goes on without when that cannot be had."""
         with ExitStack() as stack:
             try:
-                if not stack.enter_context(file_lock(self._folder / f"{key}.lock", self._timeout_s)):
+                if stack.enter_context(file_lock(self._folder / f"{key}.lock", self._timeout_s)):
+                    remove_parts(self._path(key))
+                else:
                     log.warning("waited %.0f s for a reference of another worker", self._timeout_s)
             except OSError as error:
                 self._warn("lock", f"{self._folder}: cannot lock ({error.strerror}); some may be drawn twice")

@@ -33,7 +33,7 @@ SEED_KEYS = ("cases", "cases.seed")
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CertificationPlan:
     """What is certified, and on what.
 
     Attributes:
@@ -56,9 +56,9 @@ class Plan:
         return make_cases(prompts, 0, cases.holdout, cases.seed, cases.repeat)[1]
 
 
-def plan(
+def plan_certification(
     source: str, experiment: Path | None = None, model: str | None = None, overrides: Sequence[str] = ()
-) -> Plan:
+) -> CertificationPlan:
     """Load a preset and find out how it is measured.
 
     The request (steps, guidance, dtype) is the preset's own. Unless an override names a seed, the cases are
@@ -92,7 +92,7 @@ def plan(
             f"got {found.cases.seed}, which drew the preset's own evidence; give {fresh}, or another",
             key="cases.seed",
         )
-    return Plan(preset, source, found, _bounds(preset, source))
+    return CertificationPlan(preset, source, found, _bounds(preset, source))
 
 
 def _recipe(preset: Preset, source: str, experiment: Path | None) -> tuple[dict[str, Any], str]:
@@ -146,7 +146,7 @@ class Certification:
         on_phase: told what is being done, for people.
     """
 
-    plan: Plan
+    plan: CertificationPlan
     folder: RunFolder
     executor: Executor
     factory: EvaluatorFactory

@@ -68,6 +68,15 @@ def test_a_reference_is_drawn_once_and_kept_bit_for_bit(counted: CountedRunner, 
     assert 4 * values <= path.stat().st_size < 4 * values + 4096
 
 
+def test_what_a_killed_writer_left_is_removed(counted: CountedRunner, tmp_path: Path) -> None:
+    store = ReferenceStore(tmp_path, counted)
+    of = [store.key([case])[:32] for case in CASES[:2]]
+    for prefix in of:
+        (tmp_path / f".{prefix}.abc.part").write_bytes(b"half an entry")
+    store.outputs(CASES[:1])
+    assert {path.name for path in tmp_path.glob(".*")} == {f".{of[1]}.abc.part"}
+
+
 def test_clips_are_kept_too(counted: CountedRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clip = Drawn(torch.rand(1, 5, 3, 8, 8), torch.randn(1, 4, 2, 2, 2))
     monkeypatch.setattr(CountedRunner, "draw", lambda *_: clip)
