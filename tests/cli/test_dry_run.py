@@ -58,6 +58,12 @@ def test_the_plan_of_flux_reads_so(autotune: Autotune, golden: Callable[[str, st
     golden("plan_flux_dev.txt", result.out)
 
 
+def test_the_page_shows_the_plan_as_it_is(autotune: Autotune) -> None:
+    page = (ROOT / "docs" / "tune-flux-dev.md").read_text()
+    result = autotune("search", FLUX, "--dry-run", "--set", "executor.workers=1")
+    assert f"```text\n{result.out}```" in page
+
+
 def test_what_has_to_be_provided_is_told(autotune: Autotune, tmp_path: Path) -> None:
     result = autotune("search", FLUX, "--dry-run")
     assert result.err == "not on this machine: metrics.lpips: metrics/alexnet-owt-7be5be79.pth\n"
