@@ -23,7 +23,7 @@ from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 
 log = logging.getLogger(__name__)
-PART_CASES = 16  # measured between two writes, at least; whole batches
+PART_CASES = 16  # between two writes, in whole batches
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def measure(
 def cut(job: Job, batch: int) -> list[Job]:
     """Cut a job into parts of whole batches; only the first one is timed, and has a batch for each round."""
     size = max(1, -(-PART_CASES // batch)) * batch
-    first = max(size, job.rounds * batch)
+    first = job.rounds * batch or size
     starts = [0, *range(first, len(job.cases), size)]
     return [
         replace(job, cases=job.cases[at:end], rounds=0 if at else job.rounds, tag=None)

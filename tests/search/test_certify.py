@@ -64,10 +64,11 @@ def same(one: Measurement, other: Measurement) -> bool:
 
 
 @pytest.mark.parametrize(("batch", "rounds", "sizes"), [
-    (8, 1, [16, 16, 16, 16, 6]),
-    (3, 1, [18, 18, 18, 16]),
+    (8, 1, [8, 16, 16, 16, 14]),
+    (3, 2, [6, 18, 18, 18, 10]),
     (32, 1, [32, 32, 6]),
     (8, 3, [24, 16, 16, 14]),
+    (8, 0, [16, 16, 16, 16, 6]),
     (100, 1, [70]),
 ])  # fmt: skip
 def test_parts_are_whole_batches_and_the_first_is_timed(batch: int, rounds: int, sizes: list[int]) -> None:
