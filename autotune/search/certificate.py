@@ -198,6 +198,7 @@ class Certification:
         check_measured([(f"quality.bounds.{name}", name) for name in plan.bounds], scalars)
         floors = uncached_floors(baseline, scorer)
         labels = nets(plan.experiment, len(cases))
+        timing = () if measured.latency is None else measured.latency.notes
         holdout = with_intervals(scalars, measured, scorer, floors)
         checks = [_check(name, bound, holdout[name], plan.preset) for name, bound in plan.bounds.items()]
         data: dict[str, Any] = rounded(
@@ -212,7 +213,7 @@ class Certification:
                 "uncached": scorer.scalars(baseline),
                 "two_uncached": {name: floor_entry(floor) for name, floor in floors.items()},
                 "nets": labels,
-                "warnings": notes(baseline, floors, labels),
+                "warnings": [*timing, *notes(baseline, floors, labels)],
                 "environment": measured.environment,
                 "date": datetime.now(UTC).date().isoformat(),
             }
