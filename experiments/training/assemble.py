@@ -11,6 +11,7 @@ python -m experiments.training.assemble hunyuan --vae runs/train/video-vae \
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import torch
@@ -75,12 +76,16 @@ PIPELINES = {"dit": dit_pipeline, "flux": flux_pipeline, "hunyuan": hunyuan_pipe
 
 
 def write(pipe: DiffusionPipeline, out: Path) -> None:
-    """Save a pipeline in fp16.
+    """Save a pipeline in fp16 that loads in fp32 unless a dtype is asked for.
+
+    Diffusers loads its own models so by itself; transformers goes by the dtype in the config.
 
     Raises:
         SystemExit: a file of weights is larger than the repository allows.
     """
     pipe.to(torch.float16).save_pretrained(out)
+    for config in sorted(out.glob("text_encoder*/config.json")):
+        config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "float32"}, indent=2) + "\n")
     for file in sorted(out.rglob("*.safetensors")):
         size = file.stat().st_size
         if size > MAX_BYTES:
