@@ -158,7 +158,7 @@ class Worse:
         class Evaluator(type(inner)):  # type: ignore[misc]
             def evaluate(self, policy: Policy, cases: Any, *rest: Any) -> Any:
                 found = evaluate(self, policy, cases, *rest)
-                if len(cases) == 6 and "." in found.quality.actions:
+                if cases[0].seed >= 2**31 and "." in found.quality.actions:  # held-out
                     found.quality.rows["psnr"][:] -= 9.0
                 return found
 
