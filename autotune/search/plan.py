@@ -139,11 +139,13 @@ def draws(experiment: Experiment, workers: int) -> Draws:
     cases, search = experiment.cases, experiment.search
     batch, held_batch = min(cases.batch, cases.search), min(cases.batch, cases.holdout)
     members = min(search.trials, search.certify + TIER_CANDIDATES * len(experiment.tiers)) or SCREENED
-    profile = 2 * batch + experiment.model.num_steps * min(cases.sensitivity, batch)
+    few = min(cases.sensitivity, batch)
+    profile = 2 * batch + experiment.model.num_steps * few
     floor = (STABLE_LOOPS + 4 * max(1, search.certify_rounds)) * held_batch  # warm-up, then A A A A
     # every A B B A round draws two batches uncached and two cached
     timed = 2 * (search.trials * search.timing_rounds * batch + members * search.certify_rounds * held_batch)
-    references = cases.search if search.trials else 0
+    # where a whole batch is profiled for sensitivity, its reference serves the trials too
+    references = cases.search - (few if few == batch else 0) if search.trials else 0
     return Draws(
         serial=profile + cases.holdout + floor,
         uncached=references + timed + (STABLE_LOOPS + 4 * FLOOR_ROUNDS) * batch * (workers - 1),

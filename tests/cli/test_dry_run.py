@@ -155,8 +155,8 @@ def test_the_evaluator_draws_as_much_as_planned(tmp_path: Path, monkeypatch: pyt
     experiment = load_experiment(
         ROOT / "experiments" / "dit-digits.yaml",
         [
-            "model.num_steps=6", "search.trials=1", "search.certify=1", "search.certify_rounds=2",
-            "cases.search=4", "cases.holdout=6", "cases.batch=2", "cases.sensitivity=1", "tiers={}",
+            "model.num_steps=3", "search.trials=1", "search.certify=1", "search.certify_rounds=2",
+            "cases.search=2", "cases.holdout=3", "cases.batch=1", "cases.sensitivity=1", "tiers={}",
             "model.device=cpu",
         ],
     )  # fmt: skip
@@ -177,7 +177,7 @@ def test_the_evaluator_draws_as_much_as_planned(tmp_path: Path, monkeypatch: pyt
     evaluator.baseline(held, experiment.search.certify_rounds)
     planned = draws(experiment, 1)
     assert sum(drawn) == planned.serial
-    policy = Policy.from_pattern("FF.F.F", start_block=0)
+    policy = Policy.from_pattern("F.F", start_block=0)
     evaluator.evaluate(policy, chosen, experiment.search.timing_rounds)
     evaluator.evaluate(policy, held, experiment.search.certify_rounds)
     assert sum(drawn) == planned.total

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils import logging
 
 import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import Memory, ModelSpec, PipelineRunner
-from autotune.scoring.pipeline.loading import transformers
+from autotune.scoring.pipeline.loading import place, transformers
 from autotune.scoring.profile import take_profile
 from autotune.scoring.residuals import MAX_TOKENS, Recorded
 from tests.folders import PIPELINES, save
@@ -245,7 +246,7 @@ def test_settings_reach_the_models(specs: Specs) -> None:
         ("flux", {"arguments": {"max_sequence_len": 8}}, "arguments.max_sequence_len", "'max_sequence_le"),
         ("flux", {"arguments": {"prompt": "one"}}, "arguments.prompt", "takes no such argument"),
         ("flux", {"num_frames": 5}, "num_frames", "FluxPipeline takes no such argument"),
-        ("dit", {"height": 8}, "height", "DiTPipeline takes no such argument; allowed: generator"),
+        ("dit", {"height": 8}, "height", "DiTPipeline takes no such argument; allowed: guidance_scale"),
         ("hunyuan", {"num_frames": 10}, "num_frames", "got 10; HunyuanVideoPipeline draws 4k + 1 frames"),
         ("wan", {"num_frames": 4}, "num_frames", "such as 1 or 5"),
         ("flux", {"offload": "model"}, "offload", "got 'model', but the model runs on the CPU"),
@@ -278,6 +279,24 @@ def test_a_vae_that_cannot_save_memory_is_refused(
     monkeypatch.setattr(AutoencoderKL, "__init__", functools.wraps(created)(without))
     with pytest.raises(ConfigError, match=rf"model\.memory\.{key}: AutoencoderKL cannot; set it to false"):
         PipelineRunner(replace(specs["flux"], memory=Memory(**{key: True})))
+
+
+def test_group_offloading_draws_the_same(specs: Specs, load: Load) -> None:
+    """On a CPU, to where the runner does not offload by itself."""
+    expected = load("flux").draw(CASES)
+    pipe = PipelineRunner(specs["flux"]).pipe
+    place(replace(specs["flux"], offload="group"), pipe, torch.device("cpu"))
+    runner = PipelineRunner.__new__(PipelineRunner)
+    runner.__dict__.update(load("flux").__dict__, pipe=pipe)
+    assert torch.equal(runner.draw(CASES).images, expected.images)
+    block = pipe.transformer.transformer_blocks[0]
+    assert block._diffusers_hook.get_hook("group_offloading") is not None
+
+
+def test_loading_shows_no_bars_without_a_terminal(specs: Specs, capfd: pytest.CaptureFixture[str]) -> None:
+    PipelineRunner(specs["hunyuan"])
+    assert "%" not in capfd.readouterr().err
+    assert logging.is_progress_bar_enabled()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -27,7 +30,7 @@ def load(spec: ModelSpec) -> tuple[Any, torch.device]:
     check_model_folder(spec.path)
     device = _device(spec)
     try:
-        with warnings.catch_warnings():  # 0.42 calls it dtype, which 0.41 does not know
+        with quiet(), warnings.catch_warnings():  # 0.42 calls it dtype, which 0.41 does not know
             warnings.filterwarnings("ignore", ".*torch_dtype", FutureWarning)
             pipe: Any = DiffusionPipeline.from_pretrained(
                 spec.path, torch_dtype=_dtype(spec), revision=spec.revision, variant=spec.variant
@@ -41,7 +44,27 @@ def load(spec: ModelSpec) -> tuple[Any, torch.device]:
     _save_memory(spec, pipe)
     _choose_attention(spec, pipe)
     _compile(spec, pipe)
-    return _place(spec, pipe, device), device
+    return place(spec, pipe, device), device
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Switch the progress bars of diffusers and transformers off where stderr is no terminal."""
+    from diffusers.utils import logging as of_diffusers
+    from transformers.utils import logging as of_transformers
+
+    shown: list[Any] = [
+        bars
+        for bars in (of_diffusers, of_transformers)
+        if not sys.stderr.isatty() and bars.is_progress_bar_enabled()
+    ]
+    for bars in shown:
+        bars.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for bars in shown:
+            bars.enable_progress_bar()
 
 
 def transformers(pipe: Any) -> list[Any]:
@@ -133,7 +156,8 @@ def _compile(spec: ModelSpec, pipe: Any) -> None:
             ) from None
 
 
-def _place(spec: ModelSpec, pipe: Any, device: torch.device) -> Any:
+def place(spec: ModelSpec, pipe: Any, device: torch.device) -> Any:
+    """Move a pipeline to its device, or offload it as the spec says; return it."""
     if spec.offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif spec.offload == "sequential":

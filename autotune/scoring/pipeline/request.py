@@ -18,6 +18,11 @@ PROMPTS = ("class_labels", "prompt")  # the argument that takes the prompts of a
 SHAPES = ("guidance_scale", "height", "width", "num_frames")  # keys of the spec that the call may take
 # a text for these is meant for every case of a batch
 PER_CASE = re.compile(r"negative_prompt|(negative_)?prompt_\d+")
+# arguments that the runner gives, or that no file can hold; not suggested
+NOT_FREE = re.compile(
+    r"self|kwargs|class_labels|prompt|generator|num_inference_steps|output_type|return_dict|latents|callback.*"
+    r"|num_(images|videos)_per_prompt|.*_embeds(_mask)?|.*_attention_mask|(negative_)?ip_adapter_.*"
+)
 # (1 + ratio * latent frames) frames; each pipeline calls the ratio its own way
 TEMPORAL_RATIOS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
 
@@ -34,10 +39,11 @@ def check_request(spec: ModelSpec, pipeline: type) -> str:
         raise ConfigError(f"got a {pipeline.__name__}, whose call takes no prompt", key="model.path")
     given = {f"model.{name}": name for name in SHAPES if getattr(spec, name) is not None}
     given |= {f"model.arguments.{name}": name for name in spec.arguments}
-    free = [name for name in known if name not in (*PROMPTS, "self", "kwargs")]
     for key, name in given.items():
-        if name not in free:
-            raise ConfigError(f"{pipeline.__name__} takes no such argument; {suggest(name, free)}", key=key)
+        if name in known and name not in (*PROMPTS, "self", "kwargs"):
+            continue
+        free = [name for name in known if not NOT_FREE.fullmatch(name)]
+        raise ConfigError(f"{pipeline.__name__} takes no such argument; {suggest(name, free)}", key=key)
     return found
 
 
