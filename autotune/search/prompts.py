@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,19 +58,24 @@ def _checked(rows: Iterator[tuple[int, str]]) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _lines(text: str) -> list[str]:
+    """Cut at line ends alone; other separators of Unicode are part of a prompt."""
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n") if text else []
+
+
 def _rows(text: str, suffix: str) -> Iterator[tuple[int, str]]:
     if suffix in TABLES:
         yield from _table(text, TABLES[suffix])
     elif suffix == ".jsonl":
         yield from _objects(text)
     else:
-        for line, content in enumerate(text.splitlines(), 1):
+        for line, content in enumerate(_lines(text), 1):
             if not content.startswith("#"):
                 yield line, content
 
 
 def _table(text: str, delimiter: str) -> Iterator[tuple[int, str]]:
-    lines = text.splitlines(keepends=True)
+    lines = io.StringIO(text, newline="")
     if delimiter == "\t":  # quotes are part of the text there, as PartiPrompts comes
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE)
     else:
@@ -84,7 +90,7 @@ def _table(text: str, delimiter: str) -> Iterator[tuple[int, str]]:
 
 
 def _objects(text: str) -> Iterator[tuple[int, str]]:
-    for line, content in enumerate(text.splitlines(), 1):
+    for line, content in enumerate(_lines(text), 1):
         try:
             entry = json.loads(content)
         except (ValueError, RecursionError):
