@@ -123,12 +123,14 @@ def nvml_module() -> ModuleType | None:
 
 
 def open_gpu(device: torch.device) -> Gpu | None:
-    """Return the GPU of a device; None on a CPU, or where NVML is absent or refuses."""
+    """Return the GPU of a device; None on a CPU, or where NVML is absent or refuses any of its questions."""
     nvml = nvml_module() if device.type == "cuda" else None
     if nvml is None:
         return None
     try:
-        return NvmlGpu(nvml, f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        found = NvmlGpu(nvml, f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        found.read()  # virtual GPUs answer some questions only
+        return found
     except nvml.NVMLError:
         return None
 

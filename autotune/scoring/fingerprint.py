@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from functools import cache
 from hashlib import file_digest, sha256
 from importlib import metadata
@@ -40,12 +41,17 @@ def model_sha256(path: str, revision: str | None = None, pipe: Any = None) -> st
     folder = model_folder(path, pipe)
     if folder is None:
         return sha256(f"{path}@{revision}".encode()).hexdigest()
+    cards = {file for file in folder.iterdir() if file.is_file() and file.name != "model_index.json"}
+    return folder_sha256(folder, cards)
+
+
+def folder_sha256(folder: Path, without: Set[Path] = frozenset()) -> str:
+    """Hash the files of a folder, but for hidden ones and pictures; two copies hash the same."""
     digest = sha256()
     for file in sorted(folder.rglob("*")):
         name = file.relative_to(folder)
-        card = len(name.parts) == 1 and name.name != "model_index.json"
         hidden = any(part.startswith(".") for part in name.parts)
-        if not card and not hidden and file.suffix not in PICTURES and file.is_file():
+        if not hidden and file not in without and file.suffix not in PICTURES and file.is_file():
             digest.update(f"{name.as_posix()} {_file_sha256(file)}\n".encode())
     return digest.hexdigest()
 

@@ -232,9 +232,14 @@ def a_a_floor(runner: PipelineRunner, cases: Sequence[Case], rounds: int) -> Lat
 
 
 def with_floor(latency: Latency) -> Latency:
-    """Take the floor from an A/A run: the largest deviation of a round's mean log-ratio from 0."""
+    """Take the floor from an A/A run: the largest deviation of a round's mean log-ratio from 0.
+
+    Rounds with an invalid pair do not count, unless there are no others.
+    """
     rounds = np.asarray(latency.log_ratios).reshape(-1, 2).mean(1)
-    return replace(latency, floor=float(np.exp(np.abs(rounds).max()) - 1))
+    valid = np.asarray(latency.valid).reshape(-1, 2).all(1)
+    counted = rounds[valid] if valid.any() else rounds
+    return replace(latency, floor=float(np.exp(np.abs(counted).max()) - 1))
 
 
 def warm_up(loop: Callable[[], float], limit: int = WARM_UP_LOOPS) -> int:

@@ -208,7 +208,6 @@ def _calibrate(
     signals: dict[str, NDArray[np.float64]], change: NDArray[np.float64], gamma: NDArray[np.float64]
 ) -> tuple[dict[str, Calibration], dict[str, float]]:
     """Fit a monotone map from each signal to the residual's change; and the two tables."""
-    from scipy.stats import spearmanr
     from sklearn.isotonic import IsotonicRegression
 
     calibration, fit = {}, {}
@@ -222,7 +221,7 @@ def _calibrate(
         calibration[name] = Calibration(
             x=tuple(float(p) for p in points), y=tuple(float(v) for v in fitted.predict(points))
         )
-        fit[name] = float(spearmanr(x, y).statistic)
+        fit[name] = _rank_correlation(x, y)
     steps = len(change) + 1
     curve = change.mean(1)
     progress = tuple(round(s / (steps - 1), 6) for s in range(steps))
@@ -231,8 +230,15 @@ def _calibrate(
     size = np.concatenate([[1.0], np.cumprod(gamma)])
     calibration["gamma"] = Calibration(x=progress, y=tuple(round(float(v), 6) for v in size))
     for name, grown in (("step_table", curve), ("gamma", np.abs(1 - gamma))):
-        fit[name] = float(spearmanr(np.repeat(grown, change.shape[1]), change.ravel()).statistic)
+        fit[name] = _rank_correlation(np.repeat(grown, change.shape[1]), change.ravel())
     return calibration, fit
+
+
+def _rank_correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Spearman's; 0 where either does not vary."""
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(x, y).statistic) if min(len(np.unique(x)), len(np.unique(y))) > 1 else 0.0
 
 
 def _sensitivity(

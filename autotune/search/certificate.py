@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from autotune.scoring.case import Case, make_cases
-from autotune.scoring.fingerprint import model_sha256
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.metrics import METRICS
 from autotune.search.certify import evidence, measuring_context, with_intervals
 from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.executor import EvaluatorFactory, Executor
@@ -92,7 +92,46 @@ def plan_certification(
             f"got {found.cases.seed}, which drew the preset's own evidence; give {fresh}, or another",
             key="cases.seed",
         )
-    return CertificationPlan(preset, source, found, _bounds(preset, source))
+    _check_request(preset, found, where)
+    plan = CertificationPlan(preset, source, found, _bounds(preset, source))
+    _check_measure(plan)
+    return plan
+
+
+def _check_request(preset: Preset, found: Experiment, where: str) -> None:
+    """Refuse another request than the preset's: an override may have changed it."""
+    for key in ("num_steps", "guidance_scale", "dtype"):
+        own, given = getattr(preset.model, key), getattr(found.model, key)
+        if own is not None and given != own:
+            raise ConfigError(
+                f"got {given!r}; the preset was made for {own!r}; leave it out",
+                key=f"model.{key}",
+                source=where,
+            )
+
+
+def _check_measure(plan: CertificationPlan) -> None:
+    """Refuse to judge a bound by another network, version or number of pictures than it was set by."""
+    told, versions = plan.preset.provenance.get("nets"), plan.preset.provenance.get("metric_versions")
+    labels = nets(plan.experiment, len(plan.cases))
+    for name in plan.bounds:
+        metric = METRIC_OF.get(name, name)
+        before = told.get(metric) if isinstance(told, Mapping) else None
+        if before is not None and metric in labels and before != labels[metric]:
+            raise ConfigError(
+                f"was set by {before} and would be judged by {labels[metric]}; give the same network "
+                "(metrics) and number of pictures (cases.holdout)",
+                key=f"quality.bounds.{name}",
+                source=plan.source,
+            )
+        version = versions.get(metric) if isinstance(versions, Mapping) else None
+        if version is not None and metric in METRICS and version != METRICS[metric].version:
+            raise ConfigError(
+                f"was set by version {version} of {metric}, this is version {METRICS[metric].version}; "
+                "search anew",
+                key=f"quality.bounds.{name}",
+                source=plan.source,
+            )
 
 
 def _recipe(preset: Preset, source: str, experiment: Path | None) -> tuple[dict[str, Any], str]:
@@ -130,7 +169,8 @@ def _bounds(preset: Preset, source: str) -> dict[str, Bound]:
                 f"unknown scalar; {suggest(name, SCALAR_NAMES)}", key=f"quality.bounds.{name}", source=source
             )
         rising = name == "speedup" or METRIC_NAMES[METRIC_OF[name]]
-        found[name] = Bound(min=limit) if rising else Bound(max=limit)
+        least = max(1.0, limit) if name == "speedup" else limit
+        found[name] = Bound(min=least) if rising else Bound(max=limit)
     return found
 
 
@@ -162,7 +202,7 @@ class Certification:
         plan, experiment = self.plan, self.plan.experiment
         cases, rounds = plan.cases, experiment.search.certify_rounds
         job = Job(plan.preset, cases, rounds)
-        store = PartStore(self.folder.path / "certification", self._context())
+        store = PartStore(self.folder.path / "certification", measuring_context(experiment))
         with stop_on_signals() as stopped:
             try:
                 self.on_phase(f"measuring {plan.preset.name} on {len(cases)} fresh held-out cases")
@@ -184,12 +224,8 @@ class Certification:
                 self.executor.close()
         data = self._content(measured, baseline)
         self.folder.write("certificate.json", to_json(data))
+        store.clear()  # the next certification measures anew
         return data
-
-    def _context(self) -> dict[str, Any]:
-        model = self.plan.experiment.model
-        identity = model_sha256(model.path, model.revision)
-        return {**measuring_context(self.plan.experiment), "model_sha256": identity}
 
     def _content(self, measured: Measurement, baseline: Measurement) -> dict[str, Any]:
         plan, cases = self.plan, self.plan.cases
@@ -209,7 +245,7 @@ class Certification:
                 "model": plan.experiment.model.path,
                 "held": all(check["held"] for check in checks),
                 "bounds": checks,
-                "holdout": evidence(holdout, measured.quality, cases, plan.experiment.cases.seed),
+                "holdout": evidence(holdout, measured, cases, plan.experiment.cases.seed),
                 "uncached": scorer.scalars(baseline),
                 "two_uncached": {name: floor_entry(floor) for name, floor in floors.items()},
                 "nets": labels,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from autotune.scoring.case import Case, cases_sha256
-from autotune.scoring.fingerprint import code_versions
+from autotune.scoring.fingerprint import code_versions, folder_sha256, model_sha256
 from autotune.scoring.latency import speedup_ci95
-from autotune.scoring.measurement import Measurement, Quality
+from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
 from autotune.scoring.statistics import mean_ci95, tail_ci95
@@ -110,8 +110,11 @@ def certify(
 
 def measuring_context(experiment: Experiment) -> dict[str, Any]:
     """What a measurement depends on besides policy and cases."""
+    model, folders = experiment.model, experiment.metrics.spec().folders()
     return {
-        "model": experiment.model.model_dump(mode="json", exclude=NOT_OF_THE_SPEC),
+        "model": model.model_dump(mode="json", exclude=NOT_OF_THE_SPEC),
+        "model_sha256": model_sha256(model.path, model.revision),
+        "nets_sha256": {folder: folder_sha256(Path(folder)) for folder in folders},
         "batch": experiment.cases.batch,
         "metrics": experiment.metrics.to_data(),
         "versions": {name: metric.version for name, metric in METRICS.items()},
@@ -160,18 +163,23 @@ def with_intervals(
 
 
 def evidence(
-    holdout: Mapping[str, Mapping[str, Any]], quality: Quality, cases: Sequence[Case], seed: int
+    holdout: Mapping[str, Mapping[str, Any]], measured: Measurement, cases: Sequence[Case], seed: int
 ) -> dict[str, Any]:
     """What a preset says of its held-out measurement."""
-    return {
+    found = {
         **{name: entry for name, entry in holdout.items() if name != "memory"},
-        "cases": len(quality.cases),
+        "cases": len(measured.quality.cases),
         "cases_seed": seed,
         "cases_sha256": cases_sha256(cases),
-        "held_bytes": quality.held_bytes,
+        "held_bytes": measured.quality.held_bytes,
     }
+    if measured.latency is not None:
+        found["peak_bytes"] = measured.latency.peak_bytes
+    if measured.latency is not None and measured.latency.gpu:
+        found["gpu"] = measured.latency.gpu
+    return found
 
 
 def profile_note(profile: Profile) -> dict[str, float]:
     """How well each signal follows the true change, for provenance."""
-    return {name: round(value, 4) for name, value in profile.fit.items()}
+    return {name: round(value, 4) for name, value in profile.fit.items() if np.isfinite(value)}

@@ -103,7 +103,7 @@ def _preset(
     cases: Sequence[Case],
 ) -> Preset:
     limits = {key: b.min if b.min is not None else b.max for key, b in bounds.items()}
-    measured = evidence(chosen.holdout, chosen.measurement.quality, cases, experiment.cases.seed)
+    measured = evidence(chosen.holdout, chosen.measurement, cases, experiment.cases.seed)
     return Preset(
         name=name,
         model=profile.signature,
@@ -192,12 +192,24 @@ def summary(
             for c in certified
             if c.missed
         ],
-        "warnings": notes(baseline, floors, labels),
+        "warnings": [*notes(baseline, floors, labels), *_timing_notes(certified)],
         "references": {"batches": references[0], "bytes": references[1]},
         "environment": baseline.environment,
     }
     result: dict[str, Any] = rounded(data)
     return result
+
+
+def _timing_notes(certified: Sequence[Certified]) -> list[str]:
+    """What has to be said of the certified candidates' timing, each line with its trials."""
+    found: dict[str, list[str]] = {}
+    for c in certified:
+        for note in () if c.measurement.latency is None else c.measurement.latency.notes:
+            found.setdefault(note.partition(":")[0], []).append(str(c.row.trial))
+    return [
+        f"{kind}, while these trials were timed: {', '.join(trials)}; see their intervals"
+        for kind, trials in found.items()
+    ]
 
 
 def _member(member: Exported) -> dict[str, Any]:

@@ -58,8 +58,8 @@ def notes(baseline: Measurement, floors: Floors, labels: Mapping[str, str]) -> l
     """
     quality = baseline.quality
     between = [
-        f"{labels.get(name, name)}: two uncached sets ({floor.n} and {floor.against} pictures) have "
-        f"{floor.value:.3g} ({floor.low:.3g} to {floor.high:.3g})"
+        f"{labels.get(name, name)}: two samples of the reference ({floor.n} and {floor.against} pictures) "
+        f"have {floor.value:.3g} ({floor.low:.3g} to {floor.high:.3g})"
         for name, floor in floors.items()
     ]
     return [*interval_warnings(len(quality.cases)), *set_warnings(quality.features, labels), *between]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -28,7 +29,7 @@ PART_CASES = 16  # between two writes, in whole batches
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A policy that is measured on some cases; timed in so many rounds on the first batch.
+    """A policy that is measured on some cases; timed in so many rounds on the batches of its first part.
 
     Attributes:
         tag: comes back with the result.
@@ -70,6 +71,10 @@ class PartStore:
         """
         key = self._key(part)
         write_entry(self._path(key), key, _encoded(measured))
+
+    def clear(self) -> None:
+        """Remove all parts: what they were kept for is written."""
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.safetensors"

@@ -17,6 +17,7 @@ from xslim.errors import ConfigError
 
 log = logging.getLogger(__name__)
 SET_RESAMPLES = 100  # a resample of a set metric costs milliseconds
+LARGE_DIMENSION = 512  # above it seconds: then only a tenth of the resamples
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Scorer:
         found["compute_fraction"] = quality.compute_fraction
         found["memory"] = float(quality.held_bytes)
         if measurement.latency is not None:
+            # on a GPU the peak that PyTorch allocated, cached features among it
+            found["memory"] = float(max(quality.held_bytes, measurement.latency.peak_bytes))
             found["speedup"] = measurement.latency.speedup
             found["latency"] = 1.0 / measurement.latency.speedup
         return found
@@ -50,12 +53,14 @@ class Scorer:
     ) -> dict[str, list[float]]:
         """95 % bootstrap intervals of the set metrics over the drawn pictures, widened to hold the value.
 
-        Resampling repeats pictures, which biases FID upwards: read the width, not the middle.
+        Resampling repeats pictures, which biases FID upwards: read the width, not the middle. Of features
+        with more than 512 numbers only ten resamples are drawn, so that the interval is their whole range.
         """
         rng = np.random.default_rng(0)
         n = len(next(iter(features.values()), ()))
         drawn = []
-        for _ in range(SET_RESAMPLES if n else 0):
+        large = any(rows.shape[1] > LARGE_DIMENSION for rows in features.values())
+        for _ in range((SET_RESAMPLES // 10 if large else SET_RESAMPLES) if n else 0):
             chosen = rng.integers(n, size=n)
             drawn.append(set_values({name: rows[chosen] for name, rows in features.items()}, self.references))
         found = {}

@@ -14,6 +14,8 @@ import pytest
 
 import xslim
 from autotune.scoring.case import cases_sha256, make_cases
+from autotune.scoring.doubles import FormulaEvaluator
+from autotune.search.certificate import plan_certification
 from tests.cli.support import ROOT, Result, scripted
 from tests.golden.test_golden import preset as golden_preset
 from tests.search.support import STEPS
@@ -146,26 +148,6 @@ def test_the_certificate_is_kept_in_the_preset_and_the_next_draws_other_cases(
     assert json.loads(again.out)["holdout"]["cases_seed"] == 6
 
 
-def test_what_was_measured_is_not_measured_again(
-    formula: Path,
-    make: Make,
-    tmp_path: Path,
-    autotune: Autotune,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path, drawn = make(), []
-    measured = "autotune.scoring.doubles.FormulaEvaluator.actions"
-    from autotune.scoring.doubles import FormulaEvaluator
-
-    actions = FormulaEvaluator.actions
-    monkeypatch.setattr(measured, lambda self, policy: (drawn.append(policy), actions(self, policy))[1])
-    first = autotune("certify", path, "--out", tmp_path / "out", "--set", "cases.holdout=40", "--json")
-    assert len(drawn) == 4 + 1  # four parts, and the uncached model
-    again = autotune("certify", path, "--out", tmp_path / "out", "--set", "cases.holdout=40", "--json")
-    assert json.loads(again.out) == json.loads(first.out)
-    assert len(drawn) == 4 + 1 + 1
-
-
 def test_a_search_exports_what_certifying_needs(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
     out = tmp_path / "run"
     summary = json.loads(autotune("search", formula, "--out", out, "--json").out)
@@ -258,7 +240,7 @@ def test_a_broken_run_says_what_is_kept(
 
 
 def test_a_signal_keeps_what_is_measured(
-    make: Make, formula: Path, tmp_path: Path, autotune: Autotune
+    make: Make, formula: Path, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark, out = tmp_path / "mark", tmp_path / "out"
     arguments = ("certify", str(make()), "--out", str(out), "--set", "cases.holdout=160")
@@ -270,10 +252,61 @@ def test_a_signal_keeps_what_is_measured(
     _, err = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "interrupted; the same command goes on" in err
-    kept = {path: path.stat().st_mtime_ns for path in (out / "certification").iterdir()}
-    assert 1 <= len(kept) < 11
+    kept = len(list((out / "certification").iterdir()))
+    assert 1 <= kept < 11
     assert not (out / "certificate.json").exists()
+    calls = counted(monkeypatch)
     assert autotune(*arguments).status == 0
-    parts = {path: path.stat().st_mtime_ns for path in (out / "certification").iterdir()}
-    assert len(parts) == 11
-    assert kept.items() <= parts.items(), "no part was measured again"
+    assert len(calls) == 11 - kept + 1, "no part was measured again; the uncached model was"
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for every task that a formula evaluator is given from now on."""
+    calls: list[int] = []
+    evaluate = FormulaEvaluator.evaluate
+
+    def watched(self: FormulaEvaluator, *args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(FormulaEvaluator, "evaluate", watched)
+    return calls
+
+
+def test_a_second_certification_measures_anew(
+    formula: Path, make: Make, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("certify", make(), "--out", tmp_path / "out")
+    assert autotune(*arguments).status == 0
+    assert not (tmp_path / "out" / "certification").exists()
+    calls = counted(monkeypatch)
+    assert autotune(*arguments).status == 0
+    assert len(calls) == 1 + 1  # one part, and the uncached model
+
+
+def test_another_request_than_the_presets_is_refused(
+    formula: Path, make: Make, tmp_path: Path, autotune: Autotune
+) -> None:
+    arguments = ("certify", make(), "--out", tmp_path / "out", "--set", "model.guidance_scale=7.0")
+    result = autotune(*arguments)
+    assert result.status == 2
+    assert "model.guidance_scale: got 7.0; the preset was made for 2.5" in result.err
+
+
+def test_a_bound_is_judged_as_it_was_set(
+    formula: Path, make: Make, tmp_path: Path, autotune: Autotune
+) -> None:
+    experiment = xslim.load_preset(make()).provenance["experiment"]
+    told = {"experiment": experiment, "nets": {"lpips": "lpips_alex"}}
+    result = autotune("certify", make(provenance=told), "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "quality.bounds.lpips_p95: was set by lpips_alex and would be judged by lpips_digits" in result.err
+    told = {"experiment": experiment, "metric_versions": {"lpips": 1}}
+    result = autotune("certify", make(provenance=told), "--out", tmp_path / "out")
+    assert result.status == 2
+    assert "was set by version 1 of lpips" in result.err
+
+
+def test_no_bound_allows_a_slower_preset(make: Make) -> None:
+    plan = plan_certification(str(make({"speedup": 0.5})))
+    assert plan.bounds["speedup"].min == 1.0

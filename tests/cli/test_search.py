@@ -110,7 +110,7 @@ def test_the_table_names_nets_and_counts(formula: Path, tmp_path: Path, autotune
     for part in (
         "6 cases: below 100",
         "fid_digits@6: below 2000",
-        "fid_digits@6: two uncached sets (3 and 3",
+        "fid_digits@6: two samples of the reference (3 and 3",
     ):
         assert sum(part in line for line in notes) == 1
 

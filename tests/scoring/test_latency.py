@@ -351,6 +351,15 @@ def test_nvml_is_read_in_plain_units() -> None:
     assert reading.thermal_ns is None
 
 
+def test_a_throttled_pair_sets_no_floor() -> None:
+    ratios = (0.0, 0.01, 0.7, 0.0, 0.0, 0.0)
+    assert with_floor(Latency(ratios, 1.0, 1.0, 1, 0.0)).floor > 0.4
+    marked = Latency(ratios, 1.0, 1.0, 1, 0.0, invalid=("", "", "throttled", "", "", ""))
+    assert with_floor(marked).floor == pytest.approx(math.exp(0.005) - 1)
+    hot = Latency(ratios, 1.0, 1.0, 1, 0.0, invalid=("throttled",) * 6)
+    assert with_floor(hot).floor > 0.4, "for want of others"
+
+
 # warm-up and floor
 
 

@@ -238,6 +238,6 @@ def test_each_note_is_one_line(count: int, expected: int) -> None:
     found: Sequence[str] = notes(measured, floors, {"fid": f"fid_digits@{count}", "kid": "kid_digits"})
     assert len(found) == len(set(found)) == expected
     assert all("\n" not in line for line in found)
-    assert sum("two uncached sets" in line for line in found) == 2
+    assert sum("two samples of the reference" in line for line in found) == 2
     assert any("5 % tail" in line for line in found) is (count < 100)
     assert any("mostly bias" in line for line in found) is (count < 2000)

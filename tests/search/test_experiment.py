@@ -21,6 +21,7 @@ from autotune.search.objective import (
     tail_name,
     violations,
 )
+from autotune.search.prompts import read_prompts
 from autotune.search.run import model_spec
 from autotune.search.scorer import Scorer
 from autotune.search.study import HYPERVOLUME_REFERENCE, effective_key
@@ -247,3 +248,12 @@ def test_every_scalar_may_be_bounded_and_is_measured() -> None:
     every |= {"clip_score": {"model": "clip"}, "image_reward": {"model": "reward"}}
     found = Experiment.parse(merged(EXPERIMENT, {"bounds": bounds, "metrics": every}))
     assert set(found.bounds) == set(SCALAR_NAMES)
+
+
+def test_only_line_ends_separate_prompts(tmp_path: Path) -> None:
+    lines = tmp_path / "prompts.txt"
+    lines.write_text("a cat\u2028on a mat\r\ntwo\x85dogs\n", newline="")
+    assert read_prompts(lines) == ("a cat\u2028on a mat", "two\x85dogs")
+    objects = tmp_path / "prompts.jsonl"
+    objects.write_text('{"prompt": "x\u2028y"}\n')
+    assert read_prompts(objects) == ("x\u2028y",)

@@ -113,6 +113,10 @@ class MetricsSpec:
         """Metric -> the name of its network, of all that have one."""
         return {metric: net.name for role, net in self.roles() for metric in SHARED.get(role, (role,))}
 
+    def folders(self) -> tuple[str, ...]:
+        """The folders that networks are loaded from; single files have a checksum of their own."""
+        return tuple(sorted({net.path for _, net in self.roles() if net.net in FILES}))
+
     def absolute(self) -> MetricsSpec:
         """The same with absolute paths, for workers that run elsewhere."""
         return MetricsSpec(
