@@ -12,6 +12,7 @@ with every call; `load` does that, from the model's experiment.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from autotune.search.experiment import load_experiment
 from autotune.search.run import model_spec
 
 EXPERIMENTS = Path(__file__).resolve().parent
+MODELS = ("dit-digits", "flux-digits", "hunyuan-digits")
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,28 @@ def save(drawn: Drawn, path: Path) -> None:
 def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("model", help="dit-digits, flux-digits or hunyuan-digits")
+    parser.add_argument("model", choices=MODELS)
     parser.add_argument("prompts", nargs="+", help="prompts, or class labels for dit-digits")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture")
     parser.add_argument("--preset", help="a preset's path or shipped name")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
+    try:
+        run(args)
+    except xslim.XSlimError as error:
+        print(f"generate: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and save; with a preset, print what it did."""
+    preset = None if args.preset is None else xslim.load_preset(args.preset)
     model = load(args.model)
     prompts = [int(p) if p.isdecimal() else p for p in args.prompts]
-    if args.preset is None:
+    if preset is None:
         save(model.draw(prompts, args.seed), args.out)
         return
-    with xslim.attach(model.pipe, xslim.load_preset(args.preset)) as session:
+    with xslim.attach(model.pipe, preset) as session:
         save(model.draw(prompts, args.seed), args.out)
     print(f"{session.trace.actions}  compute fraction {session.trace.compute_fraction:.3f}")
 

@@ -91,3 +91,16 @@ def test_hunyuan_digits_moves_as_the_prompts_say() -> None:
     assert directions(clips) == [motion.direction for motion in motions]
     hits = quality.Readers().by_net(frame_crops(clips, 4)) == torch.tensor([m.digit for m in motions])
     assert hits.sum() >= 3, hits.tolist()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["dit-digits", "three"], ["dit-digits", "3", "--preset", "dit-digits/nope"]]
+)
+def test_generate_says_what_is_wrong_in_one_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["generate", *arguments, "--out", str(tmp_path / "x.png")])
+    with pytest.raises(SystemExit) as stopped:
+        generate.main()
+    assert stopped.value.code == 2
+    assert sum(line.startswith("generate: ") for line in capsys.readouterr().err.splitlines()) == 1
