@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -21,11 +22,12 @@ def warm_starts(space: SearchSpace, scheduler: Scheduler, count: int) -> list[Po
         scheduler: schedules of the profile.
         count: points wanted.
     """
-    seeds = [
-        (name, {**family.middle(), **seed})
+    of_families = [
+        [(name, {**family.middle(), **seed}) for seed in family.seeds]
         for name, family in space.families.items()
-        for seed in family.seeds
     ]
+    # the families in turn, so that one with many seeds does not keep out another
+    seeds = [seed for turn in zip_longest(*of_families) for seed in turn if seed is not None]
     planned = [
         point
         for name, family in space.families.items()
