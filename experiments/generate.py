@@ -2,7 +2,7 @@
 
     python -m experiments.generate flux-digits "a four left of a nine" three --out runs/pictures.png
     python -m experiments.generate hunyuan-digits "seven moving right" --out runs/clip.gif
-    python -m experiments.generate dit-digits 3 --preset dit-digits/fast --out runs/three.png
+    python -m experiments.generate dit-digits three --preset dit-digits/fast --out runs/three.png
 
 The folders under `experiments/models/` load with `DiffusionPipeline.from_pretrained` like any other. Their
 text encoders know few words and short prompts, so size, prompt length and prompt template have to be given
@@ -24,6 +24,8 @@ from autotune.scoring.drawn import Drawn
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.search.experiment import load_experiment
 from autotune.search.run import model_spec
+from experiments.training import text
+from xslim.errors import ConfigError
 
 EXPERIMENTS = Path(__file__).resolve().parent
 MODELS = ("dit-digits", "flux-digits", "hunyuan-digits")
@@ -35,7 +37,8 @@ class ReferenceModel:
 
     Attributes:
         pipe: the diffusers pipeline, to attach presets to.
-        draw: prompts (class labels for dit-digits) and first seed -> what was drawn, one seed a prompt.
+        draw: prompts (for dit-digits labels or names of digits) and first seed -> what was drawn, one seed a
+            prompt. Refuses prompts with words that the text encoders do not know.
     """
 
     pipe: Any
@@ -50,11 +53,35 @@ def load(name: str) -> ReferenceModel:
     """
     experiment = load_experiment(EXPERIMENTS / f"{name}.yaml")
     runner = PipelineRunner(model_spec(experiment))
+    reads = "text_encoder" in runner.pipe.components
 
     def draw(prompts: Sequence[int | str], seed: int = 0) -> Drawn:
+        for prompt in prompts:
+            if reads and isinstance(prompt, str):
+                check_words(prompt)
         return runner.draw([Case(prompt, seed + i) for i, prompt in enumerate(prompts)])
 
     return ReferenceModel(runner.pipe, draw)
+
+
+def check_words(prompt: str) -> None:
+    """Refuse a prompt that the text encoders cannot read; the model would draw something all the same.
+
+    Raises:
+        ConfigError: names the unknown word and those that are known, or the prompt is too long.
+    """
+    words = prompt.split()
+    for word in words:
+        if word not in text.WORDS:
+            raise ConfigError(
+                f"got {prompt!r}, where {word!r} is unknown; allowed words: {', '.join(text.WORDS)}",
+                key="prompt",
+            )
+    if len(words) >= text.MAX_TOKENS:
+        raise ConfigError(
+            f"got {len(words)} words; allowed are {text.MAX_TOKENS - 1}, the rest would be cut off",
+            key="prompt",
+        )
 
 
 def save(drawn: Drawn, path: Path) -> None:
@@ -74,7 +101,7 @@ def main() -> None:
     """Command line entry."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("model", choices=MODELS)
-    parser.add_argument("prompts", nargs="+", help="prompts, or class labels for dit-digits")
+    parser.add_argument("prompts", nargs="+", help="prompts; for dit-digits 0 to 9 or zero to nine")
     parser.add_argument("--seed", type=int, default=0, help="of the first picture")
     parser.add_argument("--preset", help="a preset's path or shipped name")
     parser.add_argument("--out", type=Path, required=True)

@@ -1,16 +1,17 @@
-"""`autotune show`: a finished search, or a preset, as a table."""
+"""`autotune show`: a search, or a preset, as a table."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from autotune.cli.common import Json
+from autotune.cli.unfinished import unfinished
 from autotune.search.store import SUMMARY_VERSION
 from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, load_preset
@@ -33,22 +34,24 @@ def show(
     ],
     as_json: Json = False,
 ) -> None:
-    """Print a search's front, or what a preset is made for and holds."""
+    """Print a search's front, or how far it is; or what a preset is made for and holds."""
     folder = Path(target)
-    if folder.is_dir():
+    if not folder.is_dir():
+        preset = load_preset(target)
+        _print(preset.to_data(), as_json, lambda: print_preset(preset))
+    elif (going := unfinished(folder)) is not None:
+        _print(going.to_data(), as_json, lambda: typer.echo(f"{folder}: {going}"))
+    else:
         summary = read_summary(folder)
-        if as_json:
-            json.dump(summary, sys.stdout, indent=2)
-            sys.stdout.write("\n")
-        else:
-            print_summary(summary, folder)
-        return
-    preset = load_preset(target)
+        _print(summary, as_json, lambda: print_summary(summary, folder))
+
+
+def _print(data: Mapping[str, Any], as_json: bool, as_text: Callable[[], None]) -> None:
     if as_json:
-        json.dump(preset.to_data(), sys.stdout, indent=2)
+        json.dump(data, sys.stdout, indent=2)
         sys.stdout.write("\n")
     else:
-        print_preset(preset)
+        as_text()
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -61,9 +64,9 @@ def read_summary(folder: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ConfigError(
-            "holds no summary.json; give the folder of a finished search", source=str(folder)
-        ) from None
+        going = unfinished(folder)
+        problem = "holds no summary.json; give the folder of a finished search"
+        raise ConfigError(problem if going is None else str(going), source=str(folder)) from None
     except (OSError, ValueError):
         raise ConfigError("unreadable; run the search again", source=str(path)) from None
     if not isinstance(data, dict) or data.get("schema_version") != SUMMARY_VERSION:

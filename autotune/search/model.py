@@ -127,7 +127,14 @@ class Model(Document):
         """
         if self.prompts_file is None:
             return self
-        path = Path(self.prompts_file)
-        beside = None if source is None else Path(source).parent / path
-        prompts = read_prompts(beside if beside is not None and beside.exists() else path)
+        here = Path(self.prompts_file)
+        beside = here if source is None else Path(source).parent / here
+        path = beside if beside.exists() else here
+        if not path.exists():
+            raise ConfigError(
+                f"got {self.prompts_file!r}, which is no file; give a path from the experiment's folder or "
+                "from the current one",
+                key="model.prompts_file",
+            )
+        prompts = read_prompts(path)
         return self.model_copy(update={"prompts": prompts, "prompts_file": None})

@@ -9,7 +9,7 @@ from typing import Any
 from autotune.scoring.geometry import Geometry, calls_per_step, flops_per_image, geometry_of
 from autotune.scoring.latency import FLOOR_ROUNDS, STABLE_LOOPS
 from autotune.scoring.pipeline import ModelSpec, check_model_folder
-from autotune.scoring.pipeline.request import check_frames, check_request
+from autotune.scoring.pipeline.request import check_request, check_sizes
 from autotune.search.certify import TIER_CANDIDATES
 from autotune.search.experiment import Experiment
 from autotune.search.metrics import Metrics
@@ -178,7 +178,7 @@ def _check_call(spec: ModelSpec, geometry: Geometry) -> None:
     if not isinstance(pipeline, type):
         raise ConfigError(f"got a {geometry.pipeline}, which diffusers does not know", key="model.path")
     check_request(spec, pipeline)
-    check_frames(spec, pipeline, geometry.time)
+    check_sizes(spec, pipeline, geometry.space, geometry.time)
 
 
 def _request(spec: ModelSpec, geometry: Geometry | None) -> str:

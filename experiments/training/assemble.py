@@ -26,7 +26,7 @@ from diffusers import (
 )
 from torch import nn
 
-from experiments.training import dit, flux, hunyuan
+from experiments.training import dit, flux, hunyuan, text
 from experiments.training.flow import Task
 
 MAX_BYTES = 8 * 2**20  # the repository's limit for one file of weights
@@ -34,11 +34,14 @@ MAX_BYTES = 8 * 2**20  # the repository's limit for one file of weights
 
 def dit_pipeline(vae: Path, weights: Path) -> DiTPipeline:
     """Return the pipeline of `dit-digits`."""
-    return DiTPipeline(
+    pipe = DiTPipeline(
         transformer=DiTTransformer2DModel.from_pretrained(weights),
         vae=AutoencoderKL.from_pretrained(vae),
         scheduler=dit.scheduler(),
     )
+    # tells that of the class's 1000 labels ten were trained
+    pipe.register_to_config(id2label={str(label): name for label, name in enumerate(text.DIGITS)})
+    return pipe
 
 
 def flux_pipeline(vae: Path, weights: Path) -> FluxPipeline:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from autotune.search.store import RunFolder
 from tests.cli.support import Result
 from tests.golden.test_golden import preset
 from xslim import save_preset
@@ -97,3 +100,59 @@ def test_help_names_every_verb(autotune: Autotune) -> None:
     for verb in ("search", "profile", "show", "report", "validate", "export"):
         assert verb in result.out
         assert autotune(verb, "--help").status == 0
+
+
+@pytest.fixture
+def stopped(formula: Path, tmp_path: Path, autotune: Autotune) -> Path:
+    """A search whose end is missing, as after a kill."""
+    out = tmp_path / "out"
+    assert autotune("search", formula, "--out", out).status == 0
+    (out / "summary.json").unlink()
+    return out
+
+
+def test_an_interrupted_search_says_how_to_go_on(formula: Path, stopped: Path, autotune: Autotune) -> None:
+    shutil.copy(formula.parent / "space.yaml", stopped)  # so that the copy of the experiment is enough
+    result = autotune("show", stopped)
+    command = f"autotune search {stopped}/experiment.yaml --out {stopped} --resume"
+    assert (result.status, result.err) == (0, "")
+    assert result.out == (
+        f"{stopped}: the search is interrupted, 14 of 14 trials are in; resume it with: {command}\n"
+    )
+    report = autotune("report", stopped)
+    assert report.status == 2
+    assert f"{stopped}: the search is interrupted, 14 of 14" in report.one_line()
+    data = json.loads(autotune("show", stopped, "--json").out)
+    assert data == {"state": "interrupted", "trials": 14, "of": 14, "resume": command}
+    assert autotune(*shlex.split(command)[1:]).status == 0
+    assert "presets on held-out cases" in autotune("show", stopped).out
+
+
+def test_the_file_of_an_interrupted_search_may_be_unknown(
+    formula: Path, stopped: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "autotune search EXPERIMENT.yaml --out" in autotune("show", stopped).out
+    folder = stopped.parent / "experiments"
+    shutil.copytree(formula.parent, folder)
+    monkeypatch.chdir(stopped.parent)
+    assert "EXPERIMENT.yaml" in autotune("show", stopped).out, "no file there has the search's name"
+    (folder / formula.name).rename(folder / "formula.yaml")
+    assert "autotune search experiments/formula.yaml --out" in autotune("show", stopped).out
+    text = (folder / "formula.yaml").read_text()
+    (folder / "formula.yaml").write_text(text.replace("certify: 4", "certify: 3"))
+    assert "EXPERIMENT.yaml" in autotune("show", stopped).out, "another experiment of the same name"
+
+
+def test_a_running_search_is_told(stopped: Path, autotune: Autotune) -> None:
+    (stopped / "results.jsonl").write_text("")
+    holder = RunFolder(stopped)
+    holder.acquire()
+    try:
+        result = autotune("show", stopped)
+        data = json.loads(autotune("show", stopped, "--json").out)
+    finally:
+        holder.release()
+    assert result.status == 0
+    assert "the search is running, 0 of 14 trials are in; show it again when it has ended" in result.out
+    assert data == {"state": "running", "trials": 0, "of": 14}
+    assert json.loads(autotune("show", stopped, "--json").out)["state"] == "interrupted"

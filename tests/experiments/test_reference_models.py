@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from experiments import generate
-from experiments.training import flux, hunyuan, quality
+from experiments.training import flux, hunyuan, quality, text
 from experiments.training.canvas import Scene, crops, pair, single
 from experiments.training.clips import Motion, directions
 from experiments.training.clips import crops as frame_crops
@@ -94,13 +94,42 @@ def test_hunyuan_digits_moves_as_the_prompts_say() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["dit-digits", "three"], ["dit-digits", "3", "--preset", "dit-digits/nope"]]
+    ("arguments", "part"),
+    [
+        (
+            ["dit-digits", "10"],
+            "got 10; this DiTPipeline takes class labels, whole numbers below 10, or their",
+        ),
+        (["dit-digits", "eleven"], "such as 'zero'"),
+        (["dit-digits", "3", "--preset", "dit-digits/nope"], "no file and no shipped preset"),
+        (["flux-digits", "three", "a red four"], "'red' is unknown; allowed words: zero, one, two"),
+        (["hunyuan-digits", "Seven moving right"], "'Seven' is unknown"),
+        (["flux-digits", " ".join(["three"] * 8)], "got 8 words; allowed are 7"),
+    ],
 )
 def test_generate_says_what_is_wrong_in_one_line(
-    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    part: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["generate", *arguments, "--out", str(tmp_path / "x.png")])
     with pytest.raises(SystemExit) as stopped:
         generate.main()
     assert stopped.value.code == 2
-    assert sum(line.startswith("generate: ") for line in capsys.readouterr().err.splitlines()) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("generate: ")]
+    assert part in line
+    assert not (tmp_path / "x.png").exists()
+
+
+def test_dit_digits_takes_the_names_of_its_labels() -> None:
+    model = generate.load("dit-digits")
+    assert model.pipe.labels == {name: label for label, name in enumerate(text.DIGITS)}
+    assert torch.equal(model.draw(["three"], 1).images, model.draw([3], 1).images)
+
+
+def test_the_text_encoders_know_every_word_of_the_experiments() -> None:
+    for name in ("flux-digits", "hunyuan-digits"):
+        for prompt in generate.load_experiment(generate.EXPERIMENTS / f"{name}.yaml").model.prompts:
+            generate.check_words(str(prompt))

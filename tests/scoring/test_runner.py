@@ -20,7 +20,8 @@ import xslim
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import Memory, ModelSpec, PipelineRunner
 from autotune.scoring.pipeline.loading import place, transformers
-from autotune.scoring.profile import take_profile
+from autotune.scoring.pipeline.request import SIDE_LATENTS
+from autotune.scoring.profiling import take_profile
 from autotune.scoring.residuals import MAX_TOKENS, Recorded
 from tests.folders import PIPELINES, save
 from tests.tiny import dit_pipeline
@@ -246,7 +247,19 @@ def test_settings_reach_the_models(specs: Specs) -> None:
         ("flux", {"arguments": {"max_sequence_len": 8}}, "arguments.max_sequence_len", "'max_sequence_le"),
         ("flux", {"arguments": {"prompt": "one"}}, "arguments.prompt", "takes no such argument"),
         ("flux", {"num_frames": 5}, "num_frames", "FluxPipeline takes no such argument"),
-        ("dit", {"height": 8}, "height", "DiTPipeline takes no such argument; allowed: guidance_scale"),
+        ("dit", {"height": 8}, "height", "takes no such argument here; allowed: guidance_scale"),
+        ("dit", {"arguments": {"seed": 8}}, "arguments.seed", "takes no such argument here; remove it"),
+        ("flux", {"arguments": {"tall": 8}}, "arguments.tall",
+         "here; allowed: joint_attention_kwargs, max_sequence_length, negative_prompt, negative_prompt_2, "
+         "prompt_2, sigmas, true_cfg_scale"),
+        ("flux", {"arguments": {"height": 8}}, "arguments.height", "takes no such argument here"),
+        ("flux", {"arguments": {"prompt_embeds": [1]}}, "arguments.prompt_embeds", "takes no such argument"),
+        ("flux", {"height": 11}, "height", "got 11; FluxPipeline draws multiples of 4 pixels, such as 8"),
+        ("flux", {"width": 2}, "width", "multiples of 4 pixels, such as 4"),
+        ("hunyuan", {"width": 24}, "width", "multiples of 16 pixels, such as 16 or 32"),
+        ("flux", {"arguments": {"max_sequence_length": 513}}, "arguments.max_sequence_length",
+         "got 513; FluxPipeline takes a whole number from 1 to 512"),
+        ("wan", {"arguments": {"max_sequence_length": "8"}}, "arguments.max_sequence_length", "got '8'; Wan"),
         ("hunyuan", {"num_frames": 10}, "num_frames", "got 10; HunyuanVideoPipeline draws 4k + 1 frames"),
         ("wan", {"num_frames": 4}, "num_frames", "such as 1 or 5"),
         ("flux", {"offload": "model"}, "offload", "got 'model', but the model runs on the CPU"),
@@ -303,9 +316,9 @@ def test_loading_shows_no_bars_without_a_terminal(specs: Specs, capfd: pytest.Ca
     ("name", "prompt", "part"),
     [
         ("flux", 3, "got 3; FluxPipeline takes texts, so put it in quotes"),
-        ("dit", "three", "got 'three'; DiTPipeline takes class labels, whole numbers below 1000"),
-        ("dit", 1000, "got 1000; DiTPipeline takes class labels"),
-        ("dit", -1, "got -1; DiTPipeline takes class labels"),
+        ("dit", "three", "got 'three'; this DiTPipeline takes class labels, whole numbers below 1000"),
+        ("dit", 1000, "got 1000; this DiTPipeline takes class labels"),
+        ("dit", -1, "got -1; this DiTPipeline takes class labels"),
     ],
 )
 def test_a_prompt_of_the_wrong_kind_is_one_line(name: str, prompt: int | str, part: str, load: Load) -> None:
@@ -314,13 +327,13 @@ def test_a_prompt_of_the_wrong_kind_is_one_line(name: str, prompt: int | str, pa
     assert part in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "asked", "drawn"), [("flux", "height", 11, 8), ("flux", "width", 13, 12)]
-)
+@pytest.mark.parametrize(("key", "asked", "drawn"), [("height", 10, 8), ("width", 14, 12)])
 def test_a_size_that_the_pipeline_changes_is_refused(
-    name: str, key: str, asked: int, drawn: int, specs: Specs
+    key: str, asked: int, drawn: int, specs: Specs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    runner = PipelineRunner(replace(specs[name], **{key: asked}))
+    """As a pipeline does whose sizes are not known before it draws."""
+    monkeypatch.delitem(SIDE_LATENTS, "FluxPipeline")
+    runner = PipelineRunner(replace(specs["flux"], **{key: asked}))
     with pytest.raises(ConfigError, match=rf"model\.{key}: got {asked}; the pipeline drew {drawn}"):
         runner.draw(CASES)
 
@@ -333,11 +346,12 @@ def test_a_spec_travels_as_bytes_and_as_json(specs: Specs) -> None:
 
 @pytest.mark.parametrize("name", ["flux", "hunyuan", "wan"])
 def test_every_family_is_profiled_step_by_step(name: str, load: Load) -> None:
-    profile = take_profile(load(name), CASES, 1)
+    profile = take_profile(load(name), CASES)
     rows = len(CASES) * CALLS[name]
     assert profile.gram.shape == (rows, STEPS, STEPS)
     assert profile.change.shape == profile.curve.shape == (STEPS - 1,)
-    assert (profile.sensitivity[1:] > 0).all()
+    assert (profile.lengths > 0).all()
+    assert profile.blocks.shape[1:] == profile.gram.shape[1:]
     assert profile.signature.num_steps == STEPS
     diagonal = profile.gram.diagonal(axis1=1, axis2=2)
     assert (diagonal > 0).all()
@@ -345,7 +359,7 @@ def test_every_family_is_profiled_step_by_step(name: str, load: Load) -> None:
 
 def test_steps_shared_by_two_transformers_are_refused(load: Load) -> None:
     with pytest.raises(ConfigError, match=r"model\.path: got a WanPipeline whose steps are shared by two"):
-        take_profile(load("wan22"), CASES, 1)
+        take_profile(load("wan22"), CASES)
 
 
 def test_residuals_of_a_long_sequence_are_sampled() -> None:

@@ -97,8 +97,14 @@ def test_an_experiment_reads_its_prompts_beside_itself(
         assert Experiment.parse(loaded.to_data()) == loaded
     other = write(tmp_path, "other.txt", "three\n")
     assert load_experiment(path, [f"model.prompts_file={other}"]).model.prompts == ("three",)
-    with pytest.raises(ConfigError, match=r"absent\.txt: cannot read"):
+    with pytest.raises(ConfigError, match=r"^--set: model\.prompts_file: got 'absent\.txt', which is no"):
         load_experiment(path, ["model.prompts_file=absent.txt"])
+    (tmp_path / "prompts.txt").unlink()
+    with pytest.raises(
+        ConfigError, match=r"experiment\.yaml: model\.prompts_file: got 'prompts\.txt'"
+    ) as caught:
+        load_experiment(path)
+    assert caught.value.source == str(path)
 
 
 @pytest.mark.parametrize("name", ["images", "videos", "imagenet-labels"])

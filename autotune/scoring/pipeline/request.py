@@ -18,13 +18,19 @@ PROMPTS = ("class_labels", "prompt")  # the argument that takes the prompts of a
 SHAPES = ("guidance_scale", "height", "width", "num_frames")  # keys of the spec that the call may take
 # a text for these is meant for every case of a batch
 PER_CASE = re.compile(r"negative_prompt|(negative_)?prompt_\d+")
-# arguments that the runner gives, or that no file can hold; not suggested
+# arguments that the runner gives, or that no file can hold
 NOT_FREE = re.compile(
     r"self|kwargs|class_labels|prompt|generator|num_inference_steps|output_type|return_dict|latents|callback.*"
     r"|num_(images|videos)_per_prompt|.*_embeds(_mask)?|.*_attention_mask|(negative_)?ip_adapter_.*"
 )
 # (1 + ratio * latent frames) frames; each pipeline calls the ratio its own way
 TEMPORAL_RATIOS = ("vae_scale_factor_temporal", "vae_temporal_compression_ratio", "vae_temporal_scale_factor")
+SPATIAL_RATIOS = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor")
+# what the pipelines' check_inputs asks of a side: a multiple of so many latents, or of so many pixels
+SIDE_LATENTS = {"FluxPipeline": 2, "QwenImagePipeline": 2}
+SIDE_PIXELS = {"HunyuanVideoPipeline": 16, "WanPipeline": 16}
+TEXT = "max_sequence_length"
+MAX_TEXT = {"FluxPipeline": 512, "QwenImagePipeline": 1024}  # as check_inputs has it, too
 
 
 def check_request(spec: ModelSpec, pipeline: type) -> str:
@@ -37,22 +43,47 @@ def check_request(spec: ModelSpec, pipeline: type) -> str:
     found = next((name for name in PROMPTS if name in known), None)
     if found is None:
         raise ConfigError(f"got a {pipeline.__name__}, whose call takes no prompt", key="model.path")
-    given = {f"model.{name}": name for name in SHAPES if getattr(spec, name) is not None}
-    given |= {f"model.arguments.{name}": name for name in spec.arguments}
-    for key, name in given.items():
-        if name in known and name not in (*PROMPTS, "self", "kwargs"):
-            continue
-        free = [name for name in known if not NOT_FREE.fullmatch(name)]
-        raise ConfigError(f"{pipeline.__name__} takes no such argument; {suggest(name, free)}", key=key)
+    shapes = [name for name in SHAPES if name in known]
+    free = [name for name in known if name not in SHAPES and not NOT_FREE.fullmatch(name)]
+    given = [("model", name, shapes) for name in SHAPES if getattr(spec, name) is not None]
+    given += [("model.arguments", name, free) for name in spec.arguments]
+    for section, name, allowed in given:
+        if name not in allowed:
+            remedy = suggest(name, allowed) if allowed else "remove it"
+            problem = f"{pipeline.__name__} takes no such argument here; {remedy}"
+            raise ConfigError(problem, key=f"{section}.{name}")
     return found
 
 
-def check_frames(spec: ModelSpec, pipeline: type, ratio: int) -> None:
-    """Refuse a number of frames that no number of latent frames gives.
+def check_sizes(spec: ModelSpec, pipeline: type, space: int, time: int) -> None:
+    """Refuse sizes that the pipeline would refuse, or change.
+
+    Args:
+        spec: of the request.
+        pipeline: its class.
+        space: pixels of a side to a latent.
+        time: frames to a latent frame.
 
     Raises:
         ConfigError: names the nearest that are allowed.
     """
+    _check_frames(spec, pipeline, time)
+    name = pipeline.__name__
+    multiple = SIDE_PIXELS.get(name, space * SIDE_LATENTS.get(name, 1))
+    for key, side in (("height", spec.height), ("width", spec.width)):
+        if side is not None and side % multiple:
+            low = side // multiple * multiple
+            near = f"{low} or {low + multiple}" if low else str(multiple)
+            raise ConfigError(
+                f"got {side}; {name} draws multiples of {multiple} pixels, such as {near}", key=f"model.{key}"
+            )
+    length, most = spec.arguments.get(TEXT), MAX_TEXT.get(name)
+    if TEXT in spec.arguments and not (isinstance(length, int) and 1 <= length <= (most or length)):
+        allowed = "a whole number from 1" + ("" if most is None else f" to {most}")
+        raise ConfigError(f"got {describe(length)}; {name} takes {allowed}", key=f"model.arguments.{TEXT}")
+
+
+def _check_frames(spec: ModelSpec, pipeline: type, ratio: int) -> None:
     if spec.num_frames is None or (spec.num_frames - 1) % ratio == 0:
         return
     low = (spec.num_frames - 1) // ratio * ratio + 1
@@ -64,15 +95,14 @@ class RequestPlan:
     """The keyword arguments of a pipeline's call.
 
     Raises:
-        ConfigError: as `check_request` and `check_frames`.
+        ConfigError: as `check_request` and `check_sizes`.
     """
 
     def __init__(self, spec: ModelSpec, pipe: Any) -> None:
         self._spec, self._pipe, self._name = spec, pipe, type(pipe).__name__
         self._known = inspect.signature(pipe.__call__).parameters
         self._prompts = check_request(spec, type(pipe))
-        ratios = [getattr(pipe, name) for name in TEMPORAL_RATIOS if hasattr(pipe, name)]
-        check_frames(spec, type(pipe), ratios[0] if ratios else 1)
+        check_sizes(spec, type(pipe), _ratio(pipe, SPATIAL_RATIOS), _ratio(pipe, TEMPORAL_RATIOS))
 
     @property
     def guidance_scale(self) -> float | None:
@@ -111,15 +141,20 @@ class RequestPlan:
                     f"got {prompt!r}; {self._name} takes texts, so put it in quotes", key="model.prompts"
                 )
             return prompt
-        labels = getattr(self._pipe, "labels", None) or {}
-        label = labels.get(prompt, prompt)
+        names: dict[str, int] = getattr(self._pipe, "labels", None) or {}
+        label = names.get(prompt, prompt) if isinstance(prompt, str) else prompt
         if isinstance(label, str) and label.isdecimal():
             label = int(label)
-        classes = getattr(self._pipe.transformer.config, "num_embeds_ada_norm", None)
-        if not isinstance(label, int) or label < 0 or (classes is not None and label >= classes):
-            below = "" if classes is None else f" below {classes}"
+        classes = 1 + max(names.values()) if names else self._pipe.transformer.config.num_embeds_ada_norm
+        if not isinstance(label, int) or not 0 <= label < classes:
+            words = f", or their names, such as {min(names, key=names.__getitem__)!r}" if names else ""
             raise ConfigError(
-                f"got {describe(prompt)}; {self._name} takes class labels, whole numbers{below}",
+                f"got {describe(prompt)}; this {self._name} takes class labels, whole numbers below "
+                f"{classes}{words}",
                 key="model.prompts",
             )
         return label
+
+
+def _ratio(pipe: Any, names: Sequence[str]) -> int:
+    return next((int(getattr(pipe, name)) for name in names if hasattr(pipe, name)), 1)
