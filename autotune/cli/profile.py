@@ -47,6 +47,7 @@ def profile(
 
     from autotune.scoring.case import make_cases
     from autotune.scoring.rectify import fit_preset
+    from autotune.scoring.sensitivity import probe_steps, sensitivity
     from autotune.search.run import evaluator_spec
 
     spec = evaluator_spec(loaded, folder.path, None)
@@ -56,7 +57,11 @@ def profile(
         wanted = loaded.cases
         cases, _ = make_cases(loaded.model.prompts, wanted.search, wanted.holdout, wanted.seed, wanted.repeat)
         evaluator = spec.build()
-        taken = evaluator.profile(cases, loaded.cases.sensitivity)
+        taken = evaluator.profile(cases)
+        say(f"probing {len(probe_steps(taken.num_steps))} steps for how much they matter")
+        few = cases[: wanted.sensitivity]
+        errors = {step: evaluator.probe(few, step) for step in probe_steps(taken.num_steps)}
+        taken = taken.with_sensitivity(sensitivity(taken, errors))
         say(f"timing requests for the cost model, {cost_patterns} of them to check it")
         cost = evaluator.cost_model(cases[:cost_cases], cost_patterns)
         path = folder.write("profile.json", replace(taken, cost=cost).to_json())

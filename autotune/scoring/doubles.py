@@ -78,7 +78,7 @@ class FormulaEvaluator:
         """The uncached model."""
         return self.evaluate(Policy.from_pattern("F" * self.num_steps), cases, max(1, timing_rounds))
 
-    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+    def profile(self, cases: Sequence[Case]) -> Profile:
         """A profile whose residuals follow the curve along one direction."""
         position = np.concatenate([[1.0], 1.0 + np.cumsum(self.curve()[1:])])
         progress = tuple(float(p) for p in np.linspace(0, 1, self.num_steps))
@@ -93,7 +93,12 @@ class FormulaEvaluator:
                 )
             },
             fit={"step_table": 1.0},
+            signals={"modulated_input": np.repeat(self.curve()[1:, None], 1, axis=1)},
         )
+
+    def probe(self, cases: Sequence[Case], step: int) -> float:
+        """The residual moves by its curve, and every step matters alike."""
+        return float(self.curve()[step])
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Ten equal blocks, whose skip costs as in `COST`."""
@@ -150,9 +155,13 @@ class FailingEvaluator:
         """As the inner evaluator."""
         return self.inner.baseline(cases, timing_rounds)
 
-    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
+    def profile(self, cases: Sequence[Case]) -> Profile:
         """As the inner evaluator."""
-        return self.inner.profile(cases, sensitivity_cases)
+        return self.inner.profile(cases)
+
+    def probe(self, cases: Sequence[Case], step: int) -> float:
+        """As the inner evaluator."""
+        return self.inner.probe(cases, step)
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """As the inner evaluator."""

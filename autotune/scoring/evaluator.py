@@ -23,9 +23,11 @@ from autotune.scoring.measurement import Measurement, Quality
 from autotune.scoring.nets.loaded import load_nets
 from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
-from autotune.scoring.profile import Profile, take_profile
+from autotune.scoring.profile import Profile
+from autotune.scoring.profiling import take_profile
 from autotune.scoring.reference import ReferenceStore
 from autotune.scoring.scores import Values, joined, paired_values
+from autotune.scoring.sensitivity import probe
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 
@@ -51,8 +53,12 @@ class Evaluator(Protocol):
         """Measure the uncached model against itself: features of the references, and the A/A floor."""
         ...
 
-    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
-        """Take the profile."""
+    def profile(self, cases: Sequence[Case]) -> Profile:
+        """Take the profile, all but the sensitivity."""
+        ...
+
+    def probe(self, cases: Sequence[Case], step: int) -> float:
+        """Hold the residual at one step; return the root mean squared error of the pictures."""
         ...
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
@@ -117,9 +123,13 @@ class PipelineEvaluator:
         latency = self._floor.measure(cases, max(1, timing_rounds))
         return Measurement(quality, latency, self._environment())
 
-    def profile(self, cases: Sequence[Case], sensitivity_cases: int) -> Profile:
-        """Take the profile."""
-        return take_profile(self._runner, cases, sensitivity_cases, self._store.outputs)
+    def profile(self, cases: Sequence[Case]) -> Profile:
+        """Take the profile, all but the sensitivity."""
+        return take_profile(self._runner, cases)
+
+    def probe(self, cases: Sequence[Case], step: int) -> float:
+        """Hold the residual at one step; return the root mean squared error of the pictures."""
+        return probe(self._runner, cases, self._store.outputs(cases), step)
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Count and time the requests of one batch of cases."""

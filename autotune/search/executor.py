@@ -16,7 +16,7 @@ from xslim.errors import XSlimError
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 
-TaskKind = Literal["evaluate", "baseline", "profile"]
+TaskKind = Literal["evaluate", "baseline", "profile", "probe"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class Task:
         kind: the evaluator's method.
         cases: what is drawn.
         policy: for `evaluate`; a preset has to fit the model.
-        count: timing rounds, or for `profile` the sensitivity cases.
+        count: timing rounds, or for `probe` the step.
         timed_traces: executed traces whose latency is known; they are not timed again.
     """
 
@@ -46,14 +46,14 @@ class TaskResult:
 
     Attributes:
         task: the task.
-        value: the measurement or profile, None when it failed.
+        value: the measurement, profile or picture error of a probe; None when it failed.
         error: traceback, or what happened to the worker.
         lost: the worker died; the task may be submitted once more.
         fault: one line for the user when the input is at fault, not the run.
     """
 
     task: Task
-    value: Measurement | Profile | None = None
+    value: Measurement | Profile | float | None = None
     error: str | None = None
     lost: bool = False
     fault: str | None = None
@@ -96,7 +96,9 @@ def perform(evaluator: Evaluator, task: Task) -> TaskResult:
     """Run a task; the worker's border: whatever it raises becomes a result."""
     try:
         if task.kind == "profile":
-            return TaskResult(task, evaluator.profile(task.cases, task.count))
+            return TaskResult(task, evaluator.profile(task.cases))
+        if task.kind == "probe":
+            return TaskResult(task, evaluator.probe(task.cases, task.count))
         if task.kind == "baseline":
             return TaskResult(task, evaluator.baseline(task.cases, task.count))
         if task.policy is None:

@@ -29,6 +29,7 @@ from autotune.search.floors import uncached_floors
 from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.optuna_study import counts, open_study, recover
 from autotune.search.plot import pareto_png
+from autotune.search.profiling import Profiling
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer, check_measured, reference_sets
 from autotune.search.space import SearchSpace
@@ -139,7 +140,13 @@ class SearchRun:
         chosen, holdout = make_cases(
             self.experiment.model.prompts, cases.search, cases.holdout, cases.seed, cases.repeat
         )
-        profile = self._profile(dispatcher, chosen)
+        self.on_phase("profiling the uncached model")
+        batch = chosen[: cases.batch]
+        profile = Profiling(
+            dispatcher, self.folder, batch, cases.sensitivity, stopped.is_set, self.on_phase
+        ).take()
+        if profile is None:
+            return Outcome({}, interrupted=True)
         baseline = self._baseline(dispatcher, holdout)
         scorer = Scorer(reference_sets(self.experiment.metrics, baseline))
         check_measured(self.experiment.named(), scorer.scalars(baseline))
@@ -203,18 +210,6 @@ class SearchRun:
         plot = pareto_png(self.folder.path / "pareto.png", data, loop.rows)
         self._track_end(data, plot)
         return Outcome(data, interrupted=False)
-
-    def _profile(self, dispatcher: Dispatcher, cases: tuple[Case, ...]) -> Profile:
-        path = self.folder.path / "profile.json"
-        if path.exists():
-            return Profile.from_json(path.read_text())
-        self.on_phase("profiling the uncached model")
-        batch = cases[: self.experiment.cases.batch]
-        value = dispatcher.run("profile", batch, self.experiment.cases.sensitivity).value
-        if not isinstance(value, Profile):
-            raise TypeError("a profile task returned something else")
-        self.folder.write("profile.json", value.to_json())
-        return value
 
     def _baseline(self, dispatcher: Dispatcher, holdout: tuple[Case, ...]) -> Measurement:
         self.on_phase("measuring the uncached model")

@@ -12,8 +12,10 @@ from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import PSNR_CAP_DB
 from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import PipelineRunner
-from autotune.scoring.profile import MEASURED, Profile, take_profile
+from autotune.scoring.profile import TOKEN_BUDGETS, Profile
+from autotune.scoring.profiling import MEASURED, take_profile
 from autotune.scoring.residuals import record_residuals
+from autotune.scoring.sensitivity import probe, probe_steps, sensitivity
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer
 from tests.scoring.conftest import SPEC, STEPS
@@ -92,7 +94,10 @@ def test_a_missing_network_is_one_line(tmp_path: object) -> None:
 
 @pytest.fixture(scope="module")
 def profile(runner: PipelineRunner) -> Profile:
-    return take_profile(runner, CASES, sensitivity_cases=1)
+    taken = take_profile(runner, CASES)
+    few = CASES[:1]
+    errors = {step: probe(runner, few, runner.draw(few), step) for step in probe_steps(STEPS)}
+    return taken.with_sensitivity(sensitivity(taken, errors))
 
 
 def test_inner_products_are_symmetric_and_positive(profile: Profile) -> None:
@@ -110,6 +115,55 @@ def test_changes_and_sensitivities_are_positive(profile: Profile) -> None:
     assert (profile.change > 0).all()
     assert profile.sensitivity.shape == (STEPS,)
     assert (profile.sensitivity > 0).all()
+
+
+def test_sensitivity_is_measured_at_the_probes_and_lies_between_them_elsewhere(profile: Profile) -> None:
+    errors = {1: 0.2, 5: 0.1}
+    found = sensitivity(profile, errors)
+    assert found[1] == pytest.approx(0.2 / profile.lengths[0])
+    assert found[5] == pytest.approx(0.1 / profile.lengths[4])
+    assert found[3] == pytest.approx(np.sqrt(found[1] * found[5])), "half way, on a logarithmic scale"
+    assert found[0] == found[1], "the first step is never skipped"
+    unchanged = sensitivity(profile, {1: 0.0, 5: 0.1})
+    assert np.isfinite(unchanged).all()
+
+
+def test_probes_are_few_and_reach_both_ends() -> None:
+    assert probe_steps(STEPS) == (1, 2, 3, 4, 5)
+    many = probe_steps(50)
+    assert (many[0], many[-1], len(many)) == (1, 49, 12)
+
+
+def test_blocks_add_up_to_the_stack(profile: Profile, runner: PipelineRunner) -> None:
+    with record_residuals(runner) as recorded:
+        runner.draw(CASES)
+    stacked = recorded.by_step(STEPS).flatten(2)
+    parts = list(recorded.by_block(STEPS, 8))
+    assert torch.allclose(sum(parts), stacked, atol=1e-4), "64 tokens of 128 numbers are all kept"
+    assert profile.blocks.shape == (8, STEPS, STEPS)
+    own = torch.einsum("srv,trv->rst", parts[3].double(), parts[3].double()).mean(0)
+    assert profile.blocks[3] == pytest.approx(own.numpy(), rel=1e-4)
+
+
+def test_token_shares_grow_with_the_budget(profile: Profile) -> None:
+    assert profile.tokens.shape == (STEPS - 1, len(TOKEN_BUDGETS))
+    assert (np.diff(profile.tokens, axis=1) >= 0).all()
+    assert (profile.tokens[0] > TOKEN_BUDGETS).all(), "the tokens that change most hold more than their share"
+    assert (profile.tokens < 1).all()
+
+
+def test_a_profile_is_read_back_as_it_was(profile: Profile) -> None:
+    again = Profile.from_json(profile.to_json())
+    for name, values in profile.signals.items():
+        assert values.shape == (STEPS - 1, 2 * len(CASES))
+        assert np.array_equal(again.signals[name], values, equal_nan=True)
+    for name in ("gram", "sensitivity", "blocks", "tokens", "gamma"):
+        assert np.array_equal(getattr(again, name), getattr(profile, name))
+    assert (again.signature, again.calibration, again.jumps) == (
+        profile.signature,
+        profile.calibration,
+        profile.jumps,
+    )
 
 
 def test_calibrations_never_fall(profile: Profile) -> None:

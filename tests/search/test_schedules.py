@@ -118,7 +118,7 @@ def test_a_line_is_free_at_order_one() -> None:
 @pytest.mark.parametrize("polish", ["T", "B", "BT"])
 @pytest.mark.parametrize("refreshes", [0, 1, 2, 50])
 def test_a_pattern_keeps_its_budget(polish: str, refreshes: int) -> None:
-    scheduler = Scheduler(FormulaEvaluator(30).profile((), 1))
+    scheduler = Scheduler(FormulaEvaluator(30).profile(()))
     for count in (3, 6, 12):
         pattern = scheduler.pattern(NEWTON, count, refreshes, polish)
         assert len(pattern) == 30

@@ -18,7 +18,7 @@ from xslim.policy.policy import Policy
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
-PROFILE = FormulaEvaluator(50).profile((), 1)
+PROFILE = FormulaEvaluator(50).profile(())
 
 
 def random_study() -> optuna.Study:
