@@ -26,42 +26,44 @@ from tests.tiny.video import hunyuan_video, wan
 WIDTH = text.WIDTH
 
 
+def flow_parts(first: tuple[Any, Any], second: tuple[Any, Any]) -> dict[str, Any]:
+    """What pipelines of flow matching with two (tokenizer, text encoder) are made of besides."""
+    (tokenizer, encoder), (tokenizer_2, encoder_2) = first, second
+    return {
+        "scheduler": FlowMatchEulerDiscreteScheduler(),
+        "text_encoder": encoder,
+        "text_encoder_2": encoder_2,
+        "tokenizer": tokenizer,
+        "tokenizer_2": tokenizer_2,
+    }
+
+
 def flux_pipeline() -> FluxPipeline:
     """Pictures whose sides are multiples of 4 pixels, four pixels of each side to a token."""
     torch.manual_seed(0)
     clip, t5 = text.clip_tokenizer(), text.t5_tokenizer()
-    return FluxPipeline(
-        transformer=flux(joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, in_channels=16),
-        vae=AutoencoderKL(
-            in_channels=3, out_channels=3, block_out_channels=(4, 4), layers_per_block=1, latent_channels=4,
-            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=2, sample_size=8, mid_block_add_attention=False, shift_factor=0.0,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        text_encoder=text.clip_encoder(clip),
-        text_encoder_2=text.t5_encoder(t5),
-        tokenizer=clip,
-        tokenizer_2=t5,
+    transformer = flux(joint_attention_dim=WIDTH, pooled_projection_dim=WIDTH, in_channels=16)
+    vae = AutoencoderKL(
+        in_channels=3, out_channels=3, block_out_channels=(4, 4), layers_per_block=1, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=2, sample_size=8, mid_block_add_attention=False, shift_factor=0.0,
     )  # fmt: skip
+    readers = (clip, text.clip_encoder(clip)), (t5, text.t5_encoder(t5))
+    return FluxPipeline(transformer=transformer, vae=vae, **flow_parts(*readers))
 
 
 def hunyuan_pipeline() -> HunyuanVideoPipeline:
     """Clips of 4k + 1 frames, sides multiples of 4 pixels."""
     torch.manual_seed(0)
     clip, llama = text.clip_tokenizer(), text.llama_tokenizer()
-    return HunyuanVideoPipeline(
-        transformer=hunyuan_video(text_embed_dim=WIDTH, pooled_projection_dim=WIDTH),
-        vae=AutoencoderKLHunyuanVideo(
-            in_channels=1, out_channels=1, latent_channels=4, block_out_channels=(4,) * 3, layers_per_block=1,
-            down_block_types=("HunyuanVideoDownBlock3D",) * 3, up_block_types=("HunyuanVideoUpBlock3D",) * 3,
-            norm_num_groups=2, spatial_compression_ratio=4, mid_block_add_attention=False,
-        ),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        text_encoder=text.llama_encoder(llama),
-        text_encoder_2=text.clip_encoder(clip),
-        tokenizer=llama,
-        tokenizer_2=clip,
+    transformer = hunyuan_video(text_embed_dim=WIDTH, pooled_projection_dim=WIDTH)
+    vae = AutoencoderKLHunyuanVideo(
+        in_channels=1, out_channels=1, latent_channels=4, block_out_channels=(4,) * 3, layers_per_block=1,
+        down_block_types=("HunyuanVideoDownBlock3D",) * 3, up_block_types=("HunyuanVideoUpBlock3D",) * 3,
+        norm_num_groups=2, spatial_compression_ratio=4, mid_block_add_attention=False,
     )  # fmt: skip
+    readers = (llama, text.llama_encoder(llama)), (clip, text.clip_encoder(clip))
+    return HunyuanVideoPipeline(transformer=transformer, vae=vae, **flow_parts(*readers))
 
 
 def wan_pipeline(**changes: Any) -> WanPipeline:

@@ -56,6 +56,7 @@ class EventClock:
     def mark(self) -> torch.cuda.Event:
         """Record an event."""
         with torch.cuda.device(self._device):
+            # torch gives its events no types
             event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
             event.record()
         return event

@@ -77,7 +77,8 @@ def read_entry(path: Path, key: str) -> Entry | None:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = file.keys()  # the file itself is no iterable
+            tensors = {name: file.get_tensor(name) for name in names}
         facts = metadata["facts"]
         if metadata["key"] != key:
             raise DamagedEntryError("it is the entry of another key")

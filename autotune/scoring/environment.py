@@ -52,6 +52,7 @@ def device_name(device: torch.device) -> str:
 def cuda_settings() -> dict[str, str]:
     """Return what changes speed and rounding on NVIDIA GPUs: precision, cuDNN, CUDA and its driver."""
     cudnn = torch.backends.cudnn
+    # torch gives `version` no types
     version: int | None = cudnn.version() if cudnn.is_available() else None  # type: ignore[no-untyped-call]
     return {
         "tf32": f"matmul {_switch(torch.backends.cuda.matmul.allow_tf32)}, cudnn {_switch(cudnn.allow_tf32)}",

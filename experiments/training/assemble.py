@@ -47,25 +47,18 @@ def dit_pipeline(vae: Path, weights: Path) -> DiTPipeline:
 def flux_pipeline(vae: Path, weights: Path) -> FluxPipeline:
     """Return the pipeline of `flux-digits`."""
     task = flux.FluxDigits()
-    return FluxPipeline(
-        **averaged(task, weights),
-        vae=AutoencoderKL.from_pretrained(vae),
-        tokenizer=task.clip,
-        tokenizer_2=task.t5,
-        scheduler=flux.scheduler(),
-    )
+    tokenizers = {"tokenizer": task.clip, "tokenizer_2": task.t5}
+    decoder = AutoencoderKL.from_pretrained(vae)
+    return FluxPipeline(**averaged(task, weights), **tokenizers, vae=decoder, scheduler=flux.scheduler())
 
 
 def hunyuan_pipeline(vae: Path, weights: Path) -> HunyuanVideoPipeline:
     """Return the pipeline of `hunyuan-digits`."""
     task = hunyuan.HunyuanDigits()
-    return HunyuanVideoPipeline(
-        **averaged(task, weights),
-        vae=AutoencoderKLHunyuanVideo.from_pretrained(vae),
-        tokenizer=task.llama,
-        tokenizer_2=task.clip,
-        scheduler=hunyuan.scheduler(),
-    )
+    tokenizers = {"tokenizer": task.llama, "tokenizer_2": task.clip}
+    decoder = AutoencoderKLHunyuanVideo.from_pretrained(vae)
+    parts = averaged(task, weights)
+    return HunyuanVideoPipeline(**parts, **tokenizers, vae=decoder, scheduler=hunyuan.scheduler())
 
 
 def averaged(task: Task, weights: Path) -> dict[str, nn.Module]:

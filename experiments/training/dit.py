@@ -9,22 +9,22 @@ import argparse
 import copy
 import logging
 import math
-import time
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDIMScheduler, DiTTransformer2DModel
 
-from experiments.training.checkpoint import Stateful, load, save
+from experiments.training.checkpoint import Stateful
 from experiments.training.digits import NULL_CLASS, training_images
+from experiments.training.run import Run, descend, follow
 
 log = logging.getLogger("dit")
 LEARNING_RATE = 2e-3
 WARMUP_STEPS = 100
 LABEL_DROPOUT = 0.1
 EMA_DECAY = 0.997
-CHECKPOINT_SECONDS = 300
+LOG_EVERY = 20
 
 
 def build() -> DiTTransformer2DModel:
@@ -80,9 +80,8 @@ def train(vae_dir: Path, out: Path, steps: int, batch: int, seed: int) -> None:
     ema = copy.deepcopy(model).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.01)
     state: dict[str, Stateful] = {"model": model, "ema": ema, "optimizer": optimizer}
-    start = load(out / "checkpoint.pt", state)
-    last_save = begin = time.monotonic()
-    for step in range(start, steps):
+    run = Run(out / "checkpoint.pt", state, steps, log, LOG_EVERY)
+    for step in run:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, steps)
         rows = torch.randint(len(data), (batch,))
@@ -92,20 +91,10 @@ def train(vae_dir: Path, out: Path, steps: int, batch: int, seed: int) -> None:
         noise = torch.randn_like(x)
         noisy = noise_schedule.add_noise(x, noise, t)
         loss = F.mse_loss(model(noisy, timestep=t, class_labels=y).sample, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        decay = min(EMA_DECAY, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(model.parameters()), 1 - decay)
-        if step % 20 == 0 or step == steps - 1:
-            rate = (step - start + 1) / (time.monotonic() - begin)
-            log.info("step %d loss %.4f %.2f step/s", step, loss.item(), rate)
-        if time.monotonic() - last_save > CHECKPOINT_SECONDS or step == steps - 1:
-            save(out / "checkpoint.pt", step + 1, state)
+        descend(loss, model.parameters(), optimizer)
+        follow(ema, model, step, EMA_DECAY)
+        if run.after(step, loss):
             ema.save_pretrained(out / "ema")
-            last_save = time.monotonic()
     log.info("done: %d steps", steps)
 
 

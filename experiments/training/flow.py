@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from experiments.training.checkpoint import Stateful, load, save
+from experiments.training.checkpoint import Stateful, save
+from experiments.training.run import Run, descend, follow
 
 log = logging.getLogger("flow")
 LEARNING_RATE = 2e-3
@@ -33,7 +34,7 @@ PROMPT_DROPOUT = 0.1
 EMA_DECAY = 0.997
 DISTIL_LEARNING_RATE = 1e-3
 DISTIL_EMA_DECAY = 0.98  # a short phase: the average must leave the weights it began with
-CHECKPOINT_SECONDS = 300
+LOG_EVERY = 20
 EMA_SNAPSHOT_SECONDS = 1800
 PLAIN_GUIDANCE = 1.0
 MAX_GUIDANCE = 4.0  # distilled for 1 to this
@@ -75,6 +76,13 @@ class Task(Protocol):
 
     def text_loss(self, parts: nn.ModuleDict, prompts: list[str]) -> Tensor:
         """Return a loss on the text encoders alone, added to the velocity's; zero when they need none."""
+
+
+def zero_modulation(model: nn.Module) -> None:
+    """Start every block as the identity: adaLN-zero, as in DiT (arXiv 2212.09748)."""
+    for name, parameter in model.named_parameters():
+        if (".norm" in name and ".linear." in name) or name.startswith(("proj_out.", "norm_out.linear.")):
+            nn.init.zeros_(parameter)
 
 
 def learning_rate(step: int, schedule: Sequence[Phase]) -> float:
@@ -130,34 +138,22 @@ def train(task: Task, out: Path, seed: int) -> None:
     teacher = copy.deepcopy(ema)  # the moving average as it was when distilling began
     optimizer = torch.optim.AdamW(parts.parameters(), lr=LEARNING_RATE, weight_decay=0.01, betas=(0.9, 0.98))
     state: dict[str, Stateful] = {"model": parts, "ema": ema, "teacher": teacher, "optimizer": optimizer}
-    start = load(out / "checkpoint.pt", state)
     schedule = [phase for phase in task.phases for _ in range(phase.steps)]
-    last_save = last_snapshot = begin = time.monotonic()
-    for step in range(start, len(schedule)):
+    run = Run(out / "checkpoint.pt", state, len(schedule), log, LOG_EVERY)
+    last_snapshot = time.monotonic()
+    for step in run:
         phase = schedule[step]
         if phase.kind == "distil" and schedule[step - 1].kind != "distil":
             teacher.load_state_dict(ema.state_dict())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, schedule)
         loss = loss_of(task, parts, teacher, phase)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parts.parameters(), 1.0)
-        optimizer.step()
-        limit = DISTIL_EMA_DECAY if phase.kind == "distil" else EMA_DECAY
-        decay = min(limit, (1 + step) / (10 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(ema.parameters()), list(parts.parameters()), 1 - decay)
-        now = time.monotonic()
-        if step % 20 == 0 or step == len(schedule) - 1:
-            rate = (step - start + 1) / (now - begin)
-            log.info("step %d %s loss %.4f %.2f step/s", step, phase.kind, loss.item(), rate)
-        if now - last_save > CHECKPOINT_SECONDS or step == len(schedule) - 1:
-            save(out / "checkpoint.pt", step + 1, state)
-            last_save = now
-        if now - last_snapshot > EMA_SNAPSHOT_SECONDS or step == len(schedule) - 1:
+        descend(loss, parts.parameters(), optimizer)
+        follow(ema, parts, step, DISTIL_EMA_DECAY if phase.kind == "distil" else EMA_DECAY)
+        run.after(step, loss, f"{phase.kind} ")
+        if time.monotonic() - last_snapshot > EMA_SNAPSHOT_SECONDS or run.last(step):
             save(out / f"ema-{step + 1}.pt", step + 1, {"ema": ema})
-            last_snapshot = now
+            last_snapshot = time.monotonic()
     log.info("done: %d steps", len(schedule))
 
 

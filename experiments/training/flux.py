@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
+from transformers import CLIPTokenizer, T5Tokenizer
 
 from experiments.training import flow, text
 from experiments.training.canvas import CANVAS, RELATIONS, Canvases, Scene, all_scenes, halved
@@ -49,9 +50,7 @@ def transformer() -> FluxTransformer2DModel:
         guidance_embeds=True,
         axes_dims_rope=(8, 12, 12),
     )
-    for name, parameter in model.named_parameters():  # adaLN-zero, as in DiT (arXiv 2212.09748)
-        if (".norm" in name and ".linear." in name) or name.startswith(("proj_out.", "norm_out.linear.")):
-            nn.init.zeros_(parameter)
+    flow.zero_modulation(model)
     return model
 
 
@@ -139,11 +138,12 @@ def positions(tokens: int) -> Tensor:
     return torch.stack([torch.zeros(tokens), rows.flatten(), columns.flatten()], -1)
 
 
-def _ids(tokenizer: object, prompts: list[str], length: int) -> Tensor:
+def _ids(tokenizer: CLIPTokenizer | T5Tokenizer, prompts: list[str], length: int) -> Tensor:
     """Token numbers [n, length], padded as the pipelines pad them."""
-    return tokenizer(  # type: ignore[operator, no-any-return]
+    ids: Tensor = tokenizer(
         prompts, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
     ).input_ids
+    return ids
 
 
 if __name__ == "__main__":

@@ -8,10 +8,8 @@ the prompt names, and read by the classifier and by an SVM on the plain 8x8 digi
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import FluxPipeline
@@ -22,7 +20,6 @@ from experiments.training.canvas import Scene, all_scenes, crops
 from experiments.training.digits import NUM_CLASSES, training_images
 from experiments.training.flux import CALL
 
-BATCH = 25
 SHOWN = 8
 SCENES = all_scenes()
 SINGLES, PAIRS = SCENES[:NUM_CLASSES], SCENES[NUM_CLASSES:]
@@ -34,21 +31,10 @@ def scenes_from(first: int, count: int) -> list[Scene]:
     return [pools[i % 2][i // 2 * 7 % len(pools[i % 2])] for i in range(first, first + count)]
 
 
-def draw(pipe: FluxPipeline, scenes: list[Scene], first_seed: int, guidance: float, steps: int) -> Tensor:
+def call(pipe: FluxPipeline, scenes: list[Scene], request: dict[str, Any]) -> Tensor:
     """Draw one picture a scene. Shape [n, 1, 64, 64] in [0, 1]."""
-    pictures = []
-    for start in range(0, len(scenes), BATCH):
-        part = scenes[start : start + BATCH]
-        result = pipe(
-            [scene.prompt for scene in part],
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            generator=quality.seeds(first_seed + start, len(part)),
-            output_type="pt",
-            **CALL,
-        )
-        pictures.append(result.images.float().clamp(0, 1))
-    return torch.cat(pictures)
+    images: Tensor = pipe([scene.prompt for scene in scenes], **request, **CALL).images
+    return images.float().clamp(0, 1)
 
 
 def measure(images: Tensor, scenes: list[Scene], readers: quality.Readers, folder: Path) -> dict[str, object]:
@@ -59,9 +45,7 @@ def measure(images: Tensor, scenes: list[Scene], readers: quality.Readers, folde
     training, training_labels = training_images()
     training = training / 2 + 0.5
     quality.grid(torch.cat([single[: SHOWN * 2], pair[: SHOWN * 4]]), SHOWN).save(folder / "samples.png")
-    _, index = quality.nearest(digits, training)
-    rows = torch.stack([digits[:SHOWN], training[index[:SHOWN]]]).flatten(0, 1)
-    quality.grid(rows, SHOWN).save(folder / "nearest.png")
+    quality.neighbours(digits[:SHOWN], training).save(folder / "nearest.png")
     return {
         "samples": {"single": len(single), "pair": len(pair)},
         "single": readers.shares(digits, labels),
@@ -70,43 +54,17 @@ def measure(images: Tensor, scenes: list[Scene], readers: quality.Readers, folde
     }
 
 
-def main() -> None:
-    """Command line entry."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path("experiments/models/flux-digits"))
-    parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=400)
-    parser.add_argument("--features", type=int, default=0, help="also store features of so many samples")
-    parser.add_argument("--stats", type=Path, default=Path("experiments/models/flux-digits-stats.npz"))
-    args = parser.parse_args()
-    pipe = FluxPipeline.from_pretrained(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    readers = quality.Readers()
-    start = time.monotonic()
-    scenes = scenes_from(0, args.samples)
-    images = draw(pipe, scenes, quality.FIRST_SEED, args.guidance, args.steps)
-    numbers = {
-        "first_seed": quality.FIRST_SEED,
-        "guidance_scale": args.guidance,
-        "num_inference_steps": args.steps,
-        **measure(images, scenes, readers, args.model),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    print(json.dumps(numbers))
-    (args.model / "card.json").write_text(json.dumps(numbers, indent=2) + "\n")
-
-    @torch.no_grad()
-    def features(first: int) -> Tensor:
-        pictures = images[first : first + BATCH]  # the measured ones first
-        if len(pictures) < BATCH:
-            more = scenes_from(first, BATCH)
-            pictures = draw(pipe, more, quality.FIRST_SEED + first, args.guidance, args.steps)
-        return readers.net(pictures).features
-
-    if args.features:
-        quality.store_features(args.stats, args.features, features, BATCH)
+CARD = quality.Card(
+    name="flux-digits",
+    guidance=2.0,
+    samples=400,
+    batch=25,
+    subjects=scenes_from,
+    call=call,
+    measure=measure,
+    features=lambda readers, images: readers.net(images).features,
+)
 
 
 if __name__ == "__main__":
-    main()
+    quality.measure_card(CARD, __doc__)

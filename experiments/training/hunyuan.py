@@ -58,9 +58,7 @@ def transformer() -> HunyuanVideoTransformer3DModel:
         pooled_projection_dim=text.WIDTH,
         rope_axes_dim=(8, 12, 12),
     )
-    for name, parameter in model.named_parameters():  # adaLN-zero, as in DiT (arXiv 2212.09748)
-        if (".norm" in name and ".linear." in name) or name.startswith(("proj_out.", "norm_out.linear.")):
-            nn.init.zeros_(parameter)
+    flow.zero_modulation(model)
     return model
 
 

@@ -8,10 +8,8 @@ by an SVM on the plain 8x8 digits; the direction is that in which the centre of 
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import HunyuanVideoPipeline
@@ -22,7 +20,6 @@ from experiments.training.clips import FRAMES, Motion, all_motions, centres, cro
 from experiments.training.digits import training_images
 from experiments.training.hunyuan import CALL
 
-BATCH = 25
 SHOWN = 8
 READ_FRAMES = (0, FRAMES // 2, FRAMES - 1)
 MOTIONS = all_motions()
@@ -33,23 +30,10 @@ def pick(first: int, count: int) -> list[Motion]:
     return [MOTIONS[(first + i) * 7 % len(MOTIONS)] for i in range(count)]
 
 
-def draw(
-    pipe: HunyuanVideoPipeline, motions: list[Motion], first_seed: int, guidance: float, steps: int
-) -> Tensor:
+def call(pipe: HunyuanVideoPipeline, motions: list[Motion], request: dict[str, Any]) -> Tensor:
     """Draw one clip a motion. Shape [n, 1, 9, 32, 32] in [0, 1]."""
-    clips = []
-    for start in range(0, len(motions), BATCH):
-        part = motions[start : start + BATCH]
-        result = pipe(
-            [motion.prompt for motion in part],
-            guidance_scale=guidance,
-            num_inference_steps=steps,
-            generator=quality.seeds(first_seed + start, len(part)),
-            output_type="pt",
-            **CALL,
-        )
-        clips.append(result.frames.float().clamp(0, 1).transpose(1, 2))
-    return torch.cat(clips)
+    frames: Tensor = pipe([motion.prompt for motion in motions], **request, **CALL).frames
+    return frames.float().clamp(0, 1).transpose(1, 2)
 
 
 def measure(
@@ -72,44 +56,23 @@ def measure(
     }
 
 
-def main() -> None:
-    """Command line entry."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=Path("experiments/models/hunyuan-digits"))
-    parser.add_argument("--guidance", type=float, default=2.0)
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--samples", type=int, default=400)
-    parser.add_argument("--features", type=int, default=0, help="also store features of so many samples")
-    parser.add_argument("--stats", type=Path, default=Path("experiments/models/hunyuan-digits-stats.npz"))
-    args = parser.parse_args()
-    pipe = HunyuanVideoPipeline.from_pretrained(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    readers = quality.Readers()
-    start = time.monotonic()
-    motions = pick(0, args.samples)
-    clips = draw(pipe, motions, quality.FIRST_SEED, args.guidance, args.steps)
-    numbers = {
-        "first_seed": quality.FIRST_SEED,
-        "guidance_scale": args.guidance,
-        "num_inference_steps": args.steps,
-        **measure(clips, motions, readers, args.model),
-        "seconds": round(time.monotonic() - start, 1),
-    }
-    print(json.dumps(numbers))
-    (args.model / "card.json").write_text(json.dumps(numbers, indent=2) + "\n")
+def features(readers: quality.Readers, clips: Tensor) -> Tensor:
+    """As the metrics take a clip's features: the mean over its frames. Shape [n, d]."""
+    frames = clips.transpose(1, 2)
+    return readers.net(frames.flatten(0, 1)).features.unflatten(0, frames.shape[:2]).mean(1)
 
-    @torch.no_grad()
-    def features(first: int) -> Tensor:
-        drawn = clips[first : first + BATCH]  # the measured ones first
-        if len(drawn) < BATCH:
-            more = pick(first, BATCH)
-            drawn = draw(pipe, more, quality.FIRST_SEED + first, args.guidance, args.steps)
-        frames = drawn.transpose(1, 2)  # as the metrics take a clip's features: the mean over frames
-        return readers.net(frames.flatten(0, 1)).features.unflatten(0, frames.shape[:2]).mean(1)
 
-    if args.features:
-        quality.store_features(args.stats, args.features, features, BATCH)
+CARD = quality.Card(
+    name="hunyuan-digits",
+    guidance=2.0,
+    samples=400,
+    batch=25,
+    subjects=pick,
+    call=call,
+    measure=measure,
+    features=features,
+)
 
 
 if __name__ == "__main__":
-    main()
+    quality.measure_card(CARD, __doc__)

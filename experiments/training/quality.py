@@ -1,12 +1,22 @@
-"""How good drawn digits are: two classifiers, nearest training neighbours, diversity, contact sheets."""
+"""How good drawn digits are: two classifiers, nearest training neighbours, diversity, contact sheets.
+
+`measure_card` is the command line of every model's card: it draws, measures, and writes `card.json`, the
+pictures and the reference features.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image
 from sklearn.svm import SVC
 from torch import Tensor
@@ -15,7 +25,9 @@ from autotune.scoring.nets.digits import DigitsClassifier
 from experiments.training.digits import NUM_CLASSES, plain_digits, to_plain
 
 FIRST_SEED = 10_000_000  # far from every seed used while training
-NET = Path("experiments/models/digits-classifier")
+MODELS = Path("experiments/models")
+NET = MODELS / "digits-classifier"
+Subject = TypeVar("Subject")  # what is asked for: a class label, a scene, a motion
 
 
 def seeds(first: int, count: int) -> list[torch.Generator]:
@@ -101,6 +113,12 @@ def grid(images: Tensor, columns: int, scale: int = 2) -> Image.Image:
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
 
 
+def neighbours(images: Tensor, training: Tensor) -> Image.Image:
+    """Show pictures [n, 1, h, w] in [0, 1] above their nearest training pictures."""
+    _, index = nearest(images, training)
+    return grid(torch.cat([images, training[index]]), len(images))
+
+
 def film(clips: Tensor, path: Path, columns: int | None = None) -> None:
     """Write an animation of clips [n, t, 1, h, w] in [0, 1], tiled row by row."""
     frames = [grid(clips[:, i], columns or len(clips), scale=3) for i in range(clips.shape[1])]
@@ -119,3 +137,74 @@ def store_features(path: Path, total: int, draw: Callable[[int], Tensor], batch:
     parts = [draw(start) for start in range(0, total, batch)]
     features = torch.cat(parts)[:total].numpy()
     np.savez_compressed(path, features=features.astype(np.float16), first_seed=FIRST_SEED)
+
+
+@dataclass(frozen=True)
+class Card(Generic[Subject]):
+    """How one of the reference models is measured.
+
+    Attributes:
+        name: of its folder.
+        guidance: scale of the measured samples.
+        samples: how many.
+        batch: how many are drawn at once.
+        subjects: number of the first and how many -> what is asked for.
+        call: pipeline, subjects and the call's other arguments -> [n, …] in [0, 1].
+        measure: samples, their subjects, readers and the card's folder -> numbers; saves the pictures.
+        features: readers, samples -> [n, d].
+    """
+
+    name: str
+    guidance: float
+    samples: int
+    batch: int
+    subjects: Callable[[int, int], list[Subject]]
+    call: Callable[[Any, list[Subject], dict[str, Any]], Tensor]
+    measure: Callable[[Tensor, list[Subject], Readers, Path], dict[str, object]]
+    features: Callable[[Readers, Tensor], Tensor]
+
+    def draw(self, pipe: Any, subjects: list[Subject], first_seed: int, request: dict[str, Any]) -> Tensor:
+        """Draw one sample a subject, with one seed each."""
+        drawn = []
+        for start in range(0, len(subjects), self.batch):
+            part = subjects[start : start + self.batch]
+            generators = seeds(first_seed + start, len(part))
+            drawn.append(self.call(pipe, part, {**request, "generator": generators, "output_type": "pt"}))
+        return torch.cat(drawn)
+
+
+def measure_card(card: Card[Subject], description: str | None) -> None:
+    """Command line entry of a card."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", type=Path, default=MODELS / card.name)
+    parser.add_argument("--guidance", type=float, default=card.guidance)
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--samples", type=int, default=card.samples)
+    parser.add_argument("--features", type=int, default=0, help="also store features of so many samples")
+    parser.add_argument("--stats", type=Path, default=MODELS / f"{card.name}-stats.npz")
+    args = parser.parse_args()
+    pipe = DiffusionPipeline.from_pretrained(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    readers = Readers()
+    start = time.monotonic()
+    request = {"guidance_scale": args.guidance, "num_inference_steps": args.steps}
+    subjects = card.subjects(0, args.samples)
+    samples = card.draw(pipe, subjects, FIRST_SEED, request)
+    numbers = {
+        "first_seed": FIRST_SEED,
+        **request,
+        **card.measure(samples, subjects, readers, args.model),
+        "seconds": round(time.monotonic() - start, 1),
+    }
+    print(json.dumps(numbers))
+    (args.model / "card.json").write_text(json.dumps(numbers, indent=2) + "\n")
+
+    @torch.no_grad()
+    def features(first: int) -> Tensor:
+        some = samples[first : first + card.batch]  # the measured ones first
+        if len(some) < card.batch:
+            some = card.draw(pipe, card.subjects(first, card.batch), FIRST_SEED + first, request)
+        return card.features(readers, some)
+
+    if args.features:
+        store_features(args.stats, args.features, features, card.batch)

@@ -12,14 +12,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 
+from experiments.training.autoencoder import fit, latents_of
 from experiments.training.canvas import Canvases, halved
 from experiments.training.digits import training_images
 
 log = logging.getLogger("vae")
-KL_WEIGHT = 1e-4  # keeps the latents' scale in hand; larger blurs the strokes
+LEARNING_RATE = 3e-3
 Pictures = Callable[[int], torch.Tensor]  # how many -> pictures [n, 1, h, w] in [-1, 1]
 
 
@@ -59,33 +59,18 @@ def canvas() -> Pictures:
 SOURCES = {"digits": digits, "canvas": canvas}
 
 
-def train(pictures: Pictures, steps: int, batch: int, seed: int) -> AutoencoderKL:
+def train(pictures: Pictures, out: Path, steps: int, batch: int, seed: int) -> AutoencoderKL:
     """Fit the autoencoder and set the shift and scale that make its latents standard normal."""
     torch.manual_seed(seed)
-    vae = build(pictures(1).shape[-1]).train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for step in range(steps):
-        # small shifts, so that latents between the training pictures decode well too
+    vae = build(pictures(1).shape[-1])
+
+    def shifted() -> torch.Tensor:
+        """Shift the pictures a little, so that latents between the training pictures decode well too."""
         dy, dx = torch.randint(-2, 3, (2,)).tolist()
-        x = torch.roll(pictures(batch), (dy, dx), (2, 3))
-        posterior = vae.encode(x).latent_dist
-        recon = vae.decode(posterior.sample()).sample
-        loss = F.mse_loss(recon, x) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == steps - 1:
-            log.info("step %d loss %.5f", step, loss.item())
-    vae.eval()
-    with torch.no_grad():
-        x = pictures(512)
-        latents = vae.encode(x).latent_dist.mean
-        recon = vae.decode(latents).sample.clamp(-1, 1)
-    mse = F.mse_loss(recon / 2, x / 2)
-    log.info("reconstruction PSNR %.2f dB, latent std %.4f", -10 * mse.log10(), latents.std())
+        return torch.roll(pictures(batch), (dy, dx), (2, 3))
+
+    fit(vae, shifted, out, steps, LEARNING_RATE, log)
+    latents = latents_of(vae, pictures(512), log)
     vae.register_to_config(
         scaling_factor=round(1.0 / latents.std().item(), 6), shift_factor=round(latents.mean().item(), 6)
     )
@@ -102,7 +87,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-    train(SOURCES[args.pictures](), args.steps, args.batch, args.seed).save_pretrained(args.out)
+    train(SOURCES[args.pictures](), args.out, args.steps, args.batch, args.seed).save_pretrained(args.out)
 
 
 if __name__ == "__main__":

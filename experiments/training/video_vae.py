@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKLHunyuanVideo
 
-from experiments.training.checkpoint import load, save
+from experiments.training.autoencoder import fit, latents_of
 from experiments.training.clips import Clips
 
 log = logging.getLogger("video-vae")
-KL_WEIGHT = 1e-4
-CHECKPOINT_SECONDS = 300
+LEARNING_RATE = 4e-3
 
 
 def build() -> AutoencoderKLHunyuanVideo:
@@ -43,35 +40,9 @@ def train(out: Path, steps: int, batch: int, seed: int) -> AutoencoderKLHunyuanV
     """Fit the autoencoder, resuming from `out/checkpoint.pt`, and set its scaling factor."""
     torch.manual_seed(seed)
     clips = Clips()
-    vae = build().train()
-    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
-    parts = {"model": vae, "optimizer": optimizer, "schedule": schedule}
-    start = load(out / "checkpoint.pt", parts)
-    last_save = begin = time.monotonic()
-    for step in range(start, steps):
-        x, _ = clips.batch(batch)
-        posterior = vae.encode(x).latent_dist
-        recon = vae.decode(posterior.sample()).sample
-        loss = F.mse_loss(recon, x) + KL_WEIGHT * posterior.kl().mean() / posterior.mean[0].numel()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        if step % 100 == 0 or step == steps - 1:
-            rate = (step - start + 1) / (time.monotonic() - begin)
-            log.info("step %d loss %.5f %.2f step/s", step, loss.item(), rate)
-        if time.monotonic() - last_save > CHECKPOINT_SECONDS:
-            save(out / "checkpoint.pt", step + 1, parts)
-            last_save = time.monotonic()
-    vae.eval()
-    with torch.no_grad():
-        x, _ = clips.batch(256)
-        latents = vae.encode(x).latent_dist.mean
-        recon = vae.decode(latents).sample.clamp(-1, 1)
-    mse = F.mse_loss(recon / 2, x / 2)
-    log.info("reconstruction PSNR %.2f dB, latent std %.4f", -10 * mse.log10(), latents.std())
+    vae = build()
+    fit(vae, lambda: clips.batch(batch)[0], out, steps, LEARNING_RATE, log)
+    latents = latents_of(vae, clips.batch(256)[0], log)
     vae.register_to_config(scaling_factor=round(1.0 / latents.std().item(), 6))
     return vae
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from experiments.training import flow
+from experiments.training import flow, run
 
 MEANS = {"low": -1.0, "high": 1.0, "": 0.0}
 
@@ -47,7 +47,7 @@ def weights(folder: Path, name: str = "model") -> dict[str, Tensor]:
 
 
 def test_a_resumed_run_ends_at_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow, "CHECKPOINT_SECONDS", 0)
+    monkeypatch.setattr(run, "CHECKPOINT_SECONDS", 0)
     phases = (flow.Phase("text", 2, 8), flow.Phase("full", 6, 8), flow.Phase("distil", 3, 8))
     flow.train(Point(*phases), tmp_path / "whole", seed=0)
 

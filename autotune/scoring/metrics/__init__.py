@@ -47,94 +47,78 @@ __all__ = [
     "ssim",
 ]
 
+_NET, _NET_AND_N = "{name}_{net}", "{name}_{net}@{n}"
 _PSNR = Metric(
     name="psnr",
     function=psnr,
     inputs=Inputs.IMAGES,
-    kind=Kind.PAIRED,
     direction=Direction.MAXIMIZE,
-    unit="dB",
-    version=1,
     best=PSNR_CAP_DB,
-    label_format="psnr",
+    unit="dB",
 )
 _SSIM = Metric(
     name="ssim",
     function=ssim,
     inputs=Inputs.IMAGES,
-    kind=Kind.PAIRED,
     direction=Direction.MAXIMIZE,
-    unit="",
-    version=1,
     best=1.0,
-    label_format="ssim",
     min_side=WINDOW,
 )
 _LPIPS = Metric(
     name="lpips",
     function=lpips,
     inputs=Inputs.MAPS,
-    kind=Kind.PAIRED,
     direction=Direction.MINIMIZE,
-    unit="",
-    version=2,
     best=0.0,
-    label_format="lpips_{net}",
+    version=2,
+    label_format=_NET,
 )
 _CLIP_SCORE = Metric(
     name="clip_score",
     function=judged,
     inputs=Inputs.PROMPTS,
-    kind=Kind.PROMPTED,
     direction=Direction.MAXIMIZE,
-    unit="",
-    version=1,
     best=100.0,
-    label_format="clip_score_{net}",
+    kind=Kind.PROMPTED,
+    label_format=_NET,
 )
 _FID = Metric(
     name="fid",
     function=fid,
     inputs=Inputs.FEATURES,
-    kind=Kind.SET,
     direction=Direction.MINIMIZE,
-    unit="",
-    version=2,
     best=0.0,
-    label_format="fid_{net}@{n}",
+    kind=Kind.SET,
+    version=2,
+    label_format=_NET_AND_N,
     warn_below_n=FID_WARN_BELOW_N,
 )
-_KID = replace(_FID, name="kid", function=kid, label_format="kid_{net}@{n}", warn_below_n=None)
+_KID = replace(_FID, name="kid", function=kid, warn_below_n=None)
 
 
 def _temporal(metric: Metric) -> Metric:
     """The same metric on the changes between neighbouring frames."""
-    label = metric.label_format.replace(metric.name, f"{metric.name}_temporal", 1)
-    return replace(metric, name=f"{metric.name}_temporal", label_format=label, view=View.CHANGES, version=1)
+    return replace(metric, name=f"{metric.name}_temporal", view=View.CHANGES, version=1)
 
 
 _ALL = (
     _PSNR,
     _SSIM,
-    replace(_SSIM, name="ms_ssim", function=ms_ssim, label_format="ms_ssim", min_side=MS_SSIM_MIN_SIDE),
+    replace(_SSIM, name="ms_ssim", function=ms_ssim, min_side=MS_SSIM_MIN_SIDE),
     _LPIPS,
     Metric(
         name="latent_rel_l1",
         function=latent_rel_l1,
         inputs=Inputs.LATENTS,
-        kind=Kind.PAIRED,
         direction=Direction.MINIMIZE,
-        unit="",
-        version=1,
         best=0.0,
-        label_format="latent_rel_l1",
     ),
     *map(_temporal, (_PSNR, _SSIM, _LPIPS)),
     _CLIP_SCORE,
-    replace(_CLIP_SCORE, name="image_reward", best=None, label_format="image_reward"),
+    replace(_CLIP_SCORE, name="image_reward", best=None, label_format="{name}"),
     _FID,
     _KID,
-    replace(_KID, name="cmmd", function=cmmd, label_format="cmmd_{net}@{n}", version=1),
+    replace(_KID, name="cmmd", function=cmmd, version=1),
 )
 
 METRICS: Registry[Metric] = Registry("metric", {metric.name: metric for metric in _ALL}, ConfigError)

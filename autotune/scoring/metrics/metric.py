@@ -56,7 +56,7 @@ class Metric:
         unit: "dB", or "" for a pure number.
         version: grows whenever the same pictures give another value.
         best: value of a perfect candidate; an unbiased estimate may scatter beyond it; None without a limit.
-        label_format: how tables name the metric; `{net}` and `{n}` are filled in by `label`.
+        label_format: how tables name the metric; `label` fills in `{name}`, `{net}` and `{n}`.
         view: which pictures of a clip are compared.
         min_side: pixels of the shorter side from which it is defined; below, it is not measured.
         warn_below_n: with fewer pictures the value is mostly bias; None if it is unbiased.
@@ -65,12 +65,12 @@ class Metric:
     name: str
     function: Callable[..., Tensor | float]
     inputs: Inputs
-    kind: Kind
     direction: Direction
-    unit: str
-    version: int
     best: float | None
-    label_format: str
+    kind: Kind = Kind.PAIRED
+    unit: str = ""
+    version: int = 1
+    label_format: str = "{name}"
     view: View = View.FRAMES
     min_side: int = 1
     warn_below_n: int | None = None
@@ -116,4 +116,4 @@ class Metric:
         """
         if self.kind is Kind.SET and n is None:
             raise ConfigError(f"{self.name} is printed with its number of pictures; pass n=", key="n")
-        return self.label_format.format(net=net, n=n)
+        return self.label_format.format(name=self.name, net=net, n=n)

@@ -210,11 +210,10 @@ class Inception(nn.Module):
 
 
 def tf1_resize(images: Tensor, side: int) -> Tensor:
-    """Resize to a square as TensorFlow 1's `resize_bilinear` did: corners are not aligned, pixel i is at
-    i * from / to, nothing is smoothed before.
+    """Resize to a square as TensorFlow 1's `resize_bilinear` did. Shapes: [n, c, h, w] -> [n, c, side, side].
 
-    Shapes: [n, c, h, w] -> [n, c, side, side].
-    """  # noqa: D205
+    Corners are not aligned, pixel i is at i * from / to, and nothing is smoothed before.
+    """
     for axis in (2, 3):
         size = images.shape[axis]
         if size == side:

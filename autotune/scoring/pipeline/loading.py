@@ -117,18 +117,12 @@ def _check_components(spec: ModelSpec, pipe: Any) -> None:
 
 def _save_memory(spec: ModelSpec, pipe: Any) -> None:
     vae = getattr(pipe, "vae", None)
-    for key, wanted, method in (
-        ("vae_tiling", spec.memory.vae_tiling, "enable_tiling"),
-        ("vae_slicing", spec.memory.vae_slicing, "enable_slicing"),
-    ):
+    for way, wanted in (("tiling", spec.memory.vae_tiling), ("slicing", spec.memory.vae_slicing)):
         if not wanted:
             continue
-        try:
-            getattr(vae, method)()
-        except (AttributeError, NotImplementedError):
-            raise ConfigError(
-                f"{type(vae).__name__} cannot; set it to false", key=f"model.memory.{key}"
-            ) from None
+        if not hasattr(vae, f"use_{way}"):  # as diffusers itself asks
+            raise ConfigError(f"{type(vae).__name__} cannot; set it to false", key=f"model.memory.vae_{way}")
+        getattr(vae, f"enable_{way}")()
 
 
 def _choose_attention(spec: ModelSpec, pipe: Any) -> None:
