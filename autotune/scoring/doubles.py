@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from autotune.scoring.case import Case
-from autotune.scoring.cost import CostModel
-from autotune.scoring.cost_parts import BlockCost, BranchCost
-from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.measurement import Latency, Measurement, Quality
-from autotune.scoring.profile import Profile
 from xslim.policy.calibration import Calibration
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Policy
 from xslim.policy.preset import ModelSignature, Preset
+
+if TYPE_CHECKING:  # these load torch
+    from autotune.scoring.cost import CostModel
+    from autotune.scoring.evaluator import Evaluator
+    from autotune.scoring.profile import Profile
 
 COST = {Action.FULL: 1.0, Action.BLOCK: 0.6, Action.TOKEN: 0.5, Action.SKIP: 0.02}
 DIM = 8
@@ -31,9 +34,13 @@ class FormulaEvaluator:
 
     Attributes:
         num_steps: denoising steps of the imagined model.
+        seconds: that a measurement takes.
+        device: what it says it runs on.
     """
 
     num_steps: int = 50
+    seconds: float = field(default=0.0, kw_only=True)
+    device: str = field(default="formula", kw_only=True)
 
     def curve(self) -> np.ndarray:
         """Relative change of the residual at each step; large at both ends."""
@@ -58,6 +65,7 @@ class FormulaEvaluator:
         timed_traces: frozenset[str] = frozenset(),
     ) -> Measurement:
         """Error grows with the distance to the last computed step; latency is the cost."""
+        time.sleep(self.seconds)
         actions, drift, error = self.actions(policy), 0.0, 1e-4
         for letter, change in zip(actions, self.curve(), strict=True):
             drift = 0.0 if letter == Action.FULL else drift + change * (1 if letter == Action.SKIP else 0.3)
@@ -72,7 +80,7 @@ class FormulaEvaluator:
         quality = Quality(tuple(cases), rows, sets, cost, actions, trace, 1000, 0.0)
         latency = Latency((-float(np.log(cost)),) * 2, 1.0, cost, len(cases), 0.01)
         timed = timing_rounds > 0 and quality.trace_sha256 not in timed_traces
-        return Measurement(quality, latency if timed else None, {"device": "formula"})
+        return Measurement(quality, latency if timed else None, {"device": self.device})
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """The uncached model."""
@@ -80,6 +88,8 @@ class FormulaEvaluator:
 
     def profile(self, cases: Sequence[Case]) -> Profile:
         """A profile whose residuals follow the curve along one direction."""
+        from autotune.scoring.profile import Profile
+
         position = np.concatenate([[1.0], 1.0 + np.cumsum(self.curve()[1:])])
         progress = tuple(float(p) for p in np.linspace(0, 1, self.num_steps))
         return Profile(
@@ -102,6 +112,9 @@ class FormulaEvaluator:
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Ten equal blocks, whose skip costs as in `COST`."""
+        from autotune.scoring.cost import CostModel
+        from autotune.scoring.cost_parts import BlockCost, BranchCost
+
         outside = COST[Action.SKIP]
         block = BlockCost(fixed=0.0, per_token=(1 - outside) / 1000, tokens=100)
         branch = BranchCost(
@@ -123,6 +136,11 @@ class FormulaEvaluator:
         )
 
 
+def on_purpose() -> Exception:
+    """What a policy at fault raises."""
+    return RuntimeError("failing on purpose")
+
+
 @dataclass(frozen=True, slots=True)
 class FailingEvaluator:
     """Wraps another evaluator and fails on chosen policies.
@@ -131,11 +149,18 @@ class FailingEvaluator:
         inner: does the work.
         fails: whether to fail on a policy.
         kill: end the process instead of raising.
+        error: makes what is raised.
     """
 
     inner: Evaluator
     fails: Callable[[Policy], bool]
     kill: bool = False
+    error: Callable[[], Exception] = on_purpose
+
+    @property
+    def device(self) -> str:
+        """As the inner evaluator."""
+        return self.inner.device
 
     def evaluate(
         self,
@@ -148,7 +173,7 @@ class FailingEvaluator:
         if self.fails(policy.policy if isinstance(policy, Preset) else policy):
             if self.kill:
                 os._exit(1)
-            raise RuntimeError("failing on purpose")
+            raise self.error()
         return self.inner.evaluate(policy, cases, timing_rounds, timed_traces)
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
@@ -166,3 +191,15 @@ class FailingEvaluator:
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """As the inner evaluator."""
         return self.inner.cost_model(cases, patterns)
+
+
+def device_broken() -> Exception:
+    """What PyTorch raises once a kernel has read where it may not; every later call raises it again."""
+    return RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def device_full() -> Exception:
+    """What PyTorch's allocator raises when it refuses."""
+    import torch
+
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

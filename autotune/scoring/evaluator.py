@@ -17,7 +17,7 @@ from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_check import check_cost
 from autotune.scoring.cost_count import Subject, count_cost
 from autotune.scoring.cost_fit import fit_cost
-from autotune.scoring.environment import environment
+from autotune.scoring.environment import device_name, environment
 from autotune.scoring.latency import WorkerFloor, paired
 from autotune.scoring.measurement import Measurement, Quality
 from autotune.scoring.nets.loaded import load_nets
@@ -34,6 +34,11 @@ from xslim.policy.preset import Preset
 
 class Evaluator(Protocol):
     """What the search asks of a worker."""
+
+    @property
+    def device(self) -> str:
+        """Name of the GPU or processor; latencies are compared on one kind only."""
+        ...
 
     def evaluate(
         self,
@@ -101,6 +106,11 @@ class PipelineEvaluator:
         self._nets = load_nets(spec.metrics, self._runner.device)
         self._store = ReferenceStore(Path(spec.references), self._runner)
         self._floor = WorkerFloor(self._runner)
+
+    @property
+    def device(self) -> str:
+        """Name of the GPU or processor."""
+        return device_name(self._runner.device)
 
     def evaluate(
         self,

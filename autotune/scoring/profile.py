@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autotune.scoring.cost import CostModel
 from xslim.policy.calibration import Calibration
 from xslim.policy.preset import ModelSignature
+
+if TYPE_CHECKING:  # it loads torch
+    from autotune.scoring.cost import CostModel
 
 Array = NDArray[np.float64]
 TOKEN_BUDGETS = tuple(round(0.1 * i, 1) for i in range(1, 10))  # at which `Profile.tokens` is known
@@ -98,6 +100,11 @@ class Profile:
     def from_json(cls, text: str) -> Profile:
         """Read what `to_json` wrote."""
         data = json.loads(text)
+        cost = None
+        if data.get("cost") is not None:
+            from autotune.scoring.cost import CostModel
+
+            cost = CostModel.parse(data["cost"])
         arrays = {name: np.asarray(data[name], dtype=np.float64) for name in ARRAYS if name in data}
         return cls(
             **arrays,
@@ -109,7 +116,7 @@ class Profile:
             },
             jumps=tuple(data.get("jumps", ())),
             sigma_windows=tuple((low, high) for low, high in data.get("sigma_windows", ())),
-            cost=None if data.get("cost") is None else CostModel.parse(data["cost"]),
+            cost=cost,
         )
 
 

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import count
 
 from autotune.scoring.case import Case
-from autotune.search.executor import Executor, Task, TaskKind, TaskResult
-from xslim.errors import ConfigError, XSlimError
+from autotune.search.executor import Executor, RunBrokenError, Task, TaskKind, TaskResult, last_line
+from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 
+__all__ = ["Dispatcher", "RunBrokenError", "last_line"]
+
 log = logging.getLogger(__name__)
 POLL_S = 1.0
-
-
-class RunBrokenError(XSlimError):
-    """The run cannot go on; what is saved stays, and the search can be resumed."""
+# tasks queued beyond the slots, as a share of them: who is free gets one at once, while the driver tells and
+# asks. One worker gets none, so that its search stays sequential and repeatable.
+AHEAD = 0.25
 
 
 class Dispatcher:
@@ -26,13 +28,13 @@ class Dispatcher:
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
         self._ids = count()
-        self._flying: dict[int, object] = {}
-        self._retried: set[int] = set()
+        self._flying: dict[int, tuple[Task, object]] = {}
 
     @property
     def free(self) -> int:
-        """Tasks that would start at once."""
-        return max(0, self._executor.slots - len(self._flying))
+        """Tasks worth submitting: those that would start at once, and a few that then wait."""
+        slots = self._executor.slots
+        return max(0, slots + int(AHEAD * slots) - len(self._flying))
 
     @property
     def flying(self) -> int:
@@ -50,7 +52,7 @@ class Dispatcher:
     ) -> None:
         """Queue a task; `tag` comes back with its result."""
         task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces)
-        self._flying[task.id] = tag
+        self._flying[task.id] = task, tag
         self._executor.submit(task)
 
     def wait(self) -> list[tuple[object, TaskResult]]:
@@ -61,14 +63,20 @@ class Dispatcher:
         """
         done = []
         for result in self._executor.wait(POLL_S):
+            task, tag = self._flying.get(result.task.id, (None, None))
+            if task is None or task.attempt != result.task.attempt:
+                log.warning("a late result of task %d is dropped: it was sent again", result.task.id)
+                continue
             if result.fault is not None:
                 raise ConfigError(result.fault)
-            if result.lost and result.task.id not in self._retried:
-                log.warning("a worker died; its task runs once more")
-                self._retried.add(result.task.id)
-                self._executor.submit(result.task)
+            if result.lost and task.attempt == 0:
+                log.warning("a worker died; its task runs once more: %s", last_line(result.error))
+                again = replace(task, attempt=1)
+                self._flying[task.id] = again, tag
+                self._executor.submit(again)
                 continue
-            done.append((self._flying.pop(result.task.id), result))
+            del self._flying[task.id]
+            done.append((tag, result))
         return done
 
     def run(self, kind: TaskKind, cases: Sequence[Case], count: int) -> TaskResult:
@@ -89,9 +97,3 @@ class Dispatcher:
         while self._flying:
             for tag, result in self.wait():
                 handle(tag, result)
-
-
-def last_line(text: str | None) -> str:
-    """The last line of a traceback: what went wrong."""
-    lines = (text or "unknown error").strip().splitlines()
-    return lines[-1] if lines else "unknown error"

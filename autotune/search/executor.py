@@ -5,16 +5,19 @@ from __future__ import annotations
 import traceback
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from autotune.scoring.case import Case
-from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.measurement import Measurement
-from autotune.scoring.profile import Profile
+from autotune.search.device_errors import broken_device, free_memory, out_of_memory
 from xslim.errors import XSlimError
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
+
+if TYPE_CHECKING:  # they load torch, which a simulated evaluator's worker does without
+    from autotune.scoring.evaluator import Evaluator
+    from autotune.scoring.profile import Profile
 
 TaskKind = Literal["evaluate", "baseline", "profile", "probe"]
 
@@ -30,6 +33,7 @@ class Task:
         policy: for `evaluate`; a preset has to fit the model.
         count: timing rounds, or for `probe` the step.
         timed_traces: executed traces whose latency is known; they are not timed again.
+        attempt: how often it was sent before; a result of an earlier attempt is dropped.
     """
 
     id: int
@@ -38,6 +42,12 @@ class Task:
     policy: Policy | Preset | None = None
     count: int = 1
     timed_traces: frozenset[str] = frozenset()
+    attempt: int = 0
+
+    @property
+    def timed(self) -> bool:
+        """Whether it may measure latency, which is compared on devices of one kind only."""
+        return self.kind == "baseline" or (self.kind == "evaluate" and self.count > 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,11 @@ class TaskResult:
         task: the task.
         value: the measurement, profile or picture error of a probe; None when it failed.
         error: traceback, or what happened to the worker.
-        lost: the worker died; the task may be submitted once more.
+        lost: the worker died, or its device broke; the task may be submitted once more.
         fault: one line for the user when the input is at fault, not the run.
+        infeasible: one line when the candidate cannot run here, for want of memory; the worker is well.
+        device: what it ran on, as `Evaluator.device`.
+        worker: the process that ran it, one name for each start.
     """
 
     task: Task
@@ -57,6 +70,13 @@ class TaskResult:
     error: str | None = None
     lost: bool = False
     fault: str | None = None
+    infeasible: str | None = None
+    device: str = ""
+    worker: str = ""
+
+
+class RunBrokenError(XSlimError):
+    """The run cannot go on; what is saved stays, and the search can be resumed."""
 
 
 class EvaluatorFactory(Protocol):
@@ -93,22 +113,51 @@ class Executor(Protocol):
 
 
 def perform(evaluator: Evaluator, task: Task) -> TaskResult:
-    """Run a task; the worker's border: whatever it raises becomes a result."""
+    """Run a task; the worker's border: whatever it raises becomes a result.
+
+    A task that runs out of memory is tried once more with what PyTorch cached given back: memory may have
+    been in pieces. One whose device breaks is lost, and so is the process: whoever owns it has to end it.
+    """
+    result = _attempt(evaluator, task)
+    if result.infeasible is not None:
+        free_memory()
+        result = _attempt(evaluator, task)
+        if result.infeasible is not None:
+            free_memory()
+    return replace(result, device=evaluator.device)
+
+
+def _attempt(evaluator: Evaluator, task: Task) -> TaskResult:
     try:
-        if task.kind == "profile":
-            return TaskResult(task, evaluator.profile(task.cases))
-        if task.kind == "probe":
-            return TaskResult(task, evaluator.probe(task.cases, task.count))
-        if task.kind == "baseline":
-            return TaskResult(task, evaluator.baseline(task.cases, task.count))
-        if task.policy is None:
-            raise ValueError("an evaluate task without a policy")
-        return TaskResult(task, evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces))
+        return TaskResult(task, _value(evaluator, task))
     except Exception as error:  # the worker's border
+        text = traceback.format_exc()
+        if broken_device(error):
+            return TaskResult(task, error=text, lost=True)
         # what breaks the uncached model is the input's fault; what breaks under a policy is the policy's
         policys = task.kind == "evaluate" and not isinstance(task.policy, Preset)
+        if out_of_memory(error):
+            line = f"out of memory: {_line(error)}"
+            fault = None if task.kind == "evaluate" else f"{line}; lower cases.batch, or set model.offload"
+            return TaskResult(task, error=text, fault=fault, infeasible=line)
         ours = isinstance(error, XSlimError) and not policys
-        return TaskResult(task, error=traceback.format_exc(), fault=str(error) if ours else None)
+        return TaskResult(task, error=text, fault=str(error) if ours else None)
+
+
+def _value(evaluator: Evaluator, task: Task) -> Measurement | Profile | float:
+    if task.kind == "profile":
+        return evaluator.profile(task.cases)
+    if task.kind == "probe":
+        return evaluator.probe(task.cases, task.count)
+    if task.kind == "baseline":
+        return evaluator.baseline(task.cases, task.count)
+    if task.policy is None:
+        raise ValueError("an evaluate task without a policy")
+    return evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 class LocalExecutor:
@@ -132,12 +181,25 @@ class LocalExecutor:
         self._queue.append(task)
 
     def wait(self, timeout_s: float) -> Sequence[TaskResult]:
-        """Run the next task, however long it takes."""
+        """Run the next task, however long it takes.
+
+        Raises:
+            RunBrokenError: the device broke, and this process with it.
+        """
         if not self._queue or self._evaluator is None:
             return []
-        return [perform(self._evaluator, self._queue.popleft())]
+        result = perform(self._evaluator, self._queue.popleft())
+        if result.lost:
+            raise RunBrokenError(f"the device broke: {last_line(result.error)}")
+        return [result]
 
     def close(self) -> None:
         """Forget the evaluator and what is queued."""
         self._queue.clear()
         self._evaluator = None
+
+
+def last_line(text: str | None) -> str:
+    """The last line of a traceback: what went wrong."""
+    lines = (text or "unknown error").strip().splitlines()
+    return lines[-1] if lines else "unknown error"
