@@ -32,10 +32,12 @@ def show_plan(experiment: Experiment, folder: Path, workers: int, threads: int, 
 
 
 def _data(plan: Plan, experiment: Experiment, folder: Path) -> dict[str, Any]:
+    cases = experiment.cases
     return {
         **plan.to_data(),
         "model": experiment.model.path,
         "out": str(folder),
+        "cases": {name: getattr(cases, name) for name in ("search", "holdout", "batch", "sensitivity")},
         "trials": experiment.search.trials,
         "executor": experiment.executor.kind,
         "images": plan.draws.total,
@@ -57,14 +59,20 @@ def _lines(plan: Plan, experiment: Experiment, folder: Path) -> list[tuple[str, 
         ("cases", f"{cases.search} search, {cases.holdout} held-out"),
         ("trials", str(experiment.search.trials)),
         ("objectives", ", ".join(experiment.objectives)),
-        (f"{unit}s", f"{drawn.total:,} at most: {uncached:,} uncached, {drawn.cached:,} cached"),
+        (
+            f"{unit}s",
+            f"{drawn.total:,} at most: {uncached:,} uncached, {drawn.cached:,} cached; "
+            f"{plan.busy_draws.total:,} on busy workers",
+        ),
         ("calls", f"{plan.transformer_calls:,} of the transformer, {plan.calls_per_image} for each {unit}"),
     ]
     if plan.tflop_per_image is not None:
         lines.append(("compute", f"{_number(plan.tflop_per_image)} TFLOP for an uncached {unit}, counted"))
     if estimate is None:
         return [*lines, ("estimate", "none for this model; give --set model.seconds_per_image=S for one")]
-    hours = f"{_number(estimate.worker_hours)} {estimate.worker} hours, {_number(estimate.wall_hours)} in all"
+    least = "at least " if estimate.at_least else ""
+    hours = f"{least}{_number(estimate.worker_hours)} {estimate.worker} hours, {_number(estimate.wall_hours)}"
+    hours += f" in all, {_number(estimate.busy_wall_hours)} on busy workers"
     lines.append(("estimate", f"{hours}; {_number(estimate.seconds_per_image)} s for an uncached {unit}"))
     return [*lines, *(("assumed", sentence) for sentence in estimate.assumed)]
 

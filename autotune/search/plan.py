@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from autotune.scoring.geometry import Geometry, calls_per_step, flops_per_image, geometry_of
-from autotune.scoring.latency import FLOOR_ROUNDS, STABLE_LOOPS
+from autotune.scoring.latency import FLOOR_ROUNDS, PATIENCE, STABLE_LOOPS, WARM_UP_LOOPS
 from autotune.scoring.pipeline import ModelSpec, check_model_folder
 from autotune.scoring.pipeline.request import check_request, check_sizes
+from autotune.scoring.sensitivity import probe_steps
 from autotune.search.certify import TIER_CANDIDATES
 from autotune.search.experiment import Experiment
 from autotune.search.metrics import Metrics
@@ -23,6 +24,9 @@ GPU_TFLOPS = {"bfloat16": 150.0, "float16": 150.0, "float32": 12.0}
 CPU_THREAD_TFLOPS = 0.04  # float32, as dit-digits runs: benchmarks/results/realised.jsonl
 CACHED_TIME = 0.4  # of an uncached picture's time; a search looks from there down to about 0.2
 S_PER_HOUR = 3600
+AT_LEAST = (
+    "the hours on a CPU are the least: in small models and batches the calls cost more than their operations"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +35,8 @@ class Draws:
 
     Attributes:
         serial: uncached, by one worker before the trials begin: profile, held-out references, A/A floor.
-        uncached: uncached besides: search references, and every second timed picture.
+        uncached: uncached besides: search references, probes of the profile, which hold the residual at one
+            step, and every second timed picture.
         cached: under a candidate.
     """
 
@@ -53,14 +58,18 @@ class Estimate:
         seconds_per_image: of an uncached picture or clip.
         worker_hours: of all workers together.
         wall_hours: from start to end.
+        busy_wall_hours: the same, on workers that are so busy that warm-up and timing take longest.
         worker: `GPU` or `CPU`.
+        at_least: the hours are a lower bound.
         assumed: what the numbers rest on, one sentence each.
     """
 
     seconds_per_image: float
     worker_hours: float
     wall_hours: float
+    busy_wall_hours: float
     worker: str
+    at_least: bool
     assumed: tuple[str, ...]
 
 
@@ -71,8 +80,9 @@ class Plan:
     Attributes:
         request: model and request in words.
         prompts: how many there are.
-        draws: pictures or clips that are drawn, at most.
-        transformer_calls: that these take, at most; a cached step is a call too.
+        draws: pictures or clips that are drawn on idle workers, at most.
+        busy_draws: the same on busy ones.
+        transformer_calls: that `draws` take, at most; a cached step is a call too.
         calls_per_image: of them, for one picture.
         unit: `image` or `clip`.
         tflop_per_image: operations of the transformer for one uncached picture, in 10^12; None if unknown.
@@ -85,6 +95,7 @@ class Plan:
     prompts: int
     workers: int
     draws: Draws
+    busy_draws: Draws
     transformer_calls: int
     calls_per_image: int
     unit: str
@@ -114,7 +125,7 @@ def make_plan(experiment: Experiment, workers: int, threads: int) -> Plan:
     if geometry is not None:
         _check_call(spec, geometry)
     flops = None if geometry is None else flops_per_image(geometry, spec)
-    drawn = draws(experiment, workers)
+    drawn, busy = draws(experiment, workers), draws(experiment, workers, busy=True)
     calls = spec.num_steps * (1 if geometry is None else calls_per_step(geometry, spec))
     return Plan(
         experiment=experiment.name,
@@ -122,33 +133,40 @@ def make_plan(experiment: Experiment, workers: int, threads: int) -> Plan:
         prompts=len(experiment.model.prompts),
         workers=workers,
         draws=drawn,
+        busy_draws=busy,
         transformer_calls=drawn.total * calls,
         calls_per_image=calls,
         unit="clip" if _frames(spec, geometry) > 1 else "image",
         tflop_per_image=None if flops is None else flops / 1e12,
-        estimate=_estimate(experiment, drawn, flops, workers, threads),
+        estimate=_estimate(experiment, drawn, busy, flops, workers, threads),
         to_provide=to_provide(experiment.metrics),
     )
 
 
-def draws(experiment: Experiment, workers: int) -> Draws:
-    """Count what a search draws at most on idle workers.
+def draws(experiment: Experiment, workers: int, busy: bool = False) -> Draws:
+    """Count what a search draws at most.
 
-    On busy ones warm-ups take up to eight loops, and pairs that disagree up to three times as many rounds.
+    Args:
+        experiment: what would be searched.
+        workers: how many there would be.
+        busy: count the longest warm-ups, and the most rounds of pairs that disagree.
     """
+    warm_up, patience = (WARM_UP_LOOPS, PATIENCE) if busy else (STABLE_LOOPS, 1)
     cases, search = experiment.cases, experiment.search
     batch, held_batch = min(cases.batch, cases.search), min(cases.batch, cases.holdout)
     members = min(search.trials, search.certify + TIER_CANDIDATES * len(experiment.tiers)) or SCREENED
     few = min(cases.sensitivity, batch)
-    profile = 2 * batch + experiment.model.num_steps * few
-    floor = (STABLE_LOOPS + 4 * max(1, search.certify_rounds)) * held_batch  # warm-up, then A A A A
+    probes = few * len(probe_steps(experiment.model.num_steps))
+    floor = (warm_up + 4 * patience * max(1, search.certify_rounds)) * held_batch  # then A A A A
     # every A B B A round draws two batches uncached and two cached
-    timed = 2 * (search.trials * search.timing_rounds * batch + members * search.certify_rounds * held_batch)
+    rounds = search.trials * search.timing_rounds * batch + members * search.certify_rounds * held_batch
+    timed = 2 * patience * rounds
+    floors = (warm_up + 4 * patience * FLOOR_ROUNDS) * batch * (workers - 1)
     # where a whole batch is profiled for sensitivity, its reference serves the trials too
     references = cases.search - (few if few == batch else 0) if search.trials else 0
     return Draws(
-        serial=profile + cases.holdout + floor,
-        uncached=references + timed + (STABLE_LOOPS + 4 * FLOOR_ROUNDS) * batch * (workers - 1),
+        serial=2 * batch + cases.holdout + floor,
+        uncached=references + few + probes + timed + floors,
         cached=search.trials * cases.search + members * cases.holdout + timed,
     )
 
@@ -202,7 +220,7 @@ def _frames(spec: ModelSpec, geometry: Geometry | None) -> int:
 
 
 def _estimate(
-    experiment: Experiment, drawn: Draws, flops: float | None, workers: int, threads: int
+    experiment: Experiment, drawn: Draws, busy: Draws, flops: float | None, workers: int, threads: int
 ) -> Estimate | None:
     model = experiment.model
     gpu = model.dtype != "float32" or _on_gpu(model.device)
@@ -210,25 +228,32 @@ def _estimate(
         seconds = model.seconds_per_image
         first, beside = f"{seconds:g} s uncached, as model.seconds_per_image gives it", ""
     elif flops is not None:
-        assumed = GPU_TFLOPS[model.dtype] if gpu else CPU_THREAD_TFLOPS * threads
-        speed = model.sustained_tflops or assumed
+        known = GPU_TFLOPS[model.dtype] if gpu else CPU_THREAD_TFLOPS * threads
+        speed = model.sustained_tflops or known
         seconds = flops / 1e12 / speed
         first = f"{speed:g} TFLOP/s sustained, {_origin(model, gpu, threads)}"
         beside = "text encoders, VAE, "
     else:
         return None
-    others = drawn.uncached + CACHED_TIME * drawn.cached
+    assumed = [first, f"a candidate takes {CACHED_TIME:g} of the uncached time"]
+    assumed.append(f"{beside}metrics and loading are not counted")
+    at_least = not gpu and model.seconds_per_image is None
+    if at_least:
+        assumed.append(AT_LEAST)
     return Estimate(
         seconds_per_image=seconds,
-        worker_hours=(drawn.serial + others) * seconds / S_PER_HOUR,
-        wall_hours=(drawn.serial + others / workers) * seconds / S_PER_HOUR,
+        worker_hours=_hours(drawn, seconds, 1),
+        wall_hours=_hours(drawn, seconds, workers),
+        busy_wall_hours=_hours(busy, seconds, workers),
         worker="GPU" if gpu else "CPU",
-        assumed=(
-            first,
-            f"a candidate takes {CACHED_TIME:g} of the uncached time",
-            f"{beside}metrics and loading are not counted",
-        ),
+        at_least=at_least,
+        assumed=tuple(assumed),
     )
+
+
+def _hours(drawn: Draws, seconds: float, workers: int) -> float:
+    others = drawn.uncached + CACHED_TIME * drawn.cached
+    return (drawn.serial + others / workers) * seconds / S_PER_HOUR
 
 
 def _on_gpu(device: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.drawn import Drawn
 from autotune.scoring.pipeline import PipelineRunner
+from autotune.scoring.sensitivity import probe_steps
 from autotune.search.experiment import load_experiment
 from autotune.search.plan import draws, to_provide
 from autotune.search.run import evaluator_spec
@@ -38,6 +39,9 @@ def test_every_shipped_experiment_has_a_plan(path: Path, autotune: Autotune, tmp
     experiment = load_experiment(path)
     drawn = plan["draws"]
     assert plan["images"] == sum(drawn.values())
+    assert sum(plan["busy_draws"].values()) > plan["images"]
+    counts = ("search", "holdout", "batch", "sensitivity")
+    assert plan["cases"] == {name: getattr(experiment.cases, name) for name in counts}
     assert drawn["cached"] >= experiment.search.trials * experiment.cases.search
     assert plan["transformer_calls"] == plan["images"] * plan["calls_per_image"]
     assert plan["calls_per_image"] == experiment.model.num_steps * (
@@ -47,6 +51,9 @@ def test_every_shipped_experiment_has_a_plan(path: Path, autotune: Autotune, tmp
     estimate = plan["estimate"]
     assert estimate["worker"] == ("CPU" if path.stem.endswith("digits") else "GPU")
     assert 0 < estimate["worker_hours"] / 2 < estimate["wall_hours"] < estimate["worker_hours"] < 1000
+    assert estimate["busy_wall_hours"] > estimate["wall_hours"]
+    assert estimate["at_least"] is (estimate["worker"] == "CPU")
+    assert ("the least" in estimate["assumed"][-1]) is estimate["at_least"]
     assert "TFLOP/s sustained" in estimate["assumed"][0]
     assert plan["workers"] == 2
     assert not (tmp_path / "out").exists()
@@ -105,6 +112,20 @@ def test_an_unknown_model_has_a_plan_without_hours(autotune: Autotune) -> None:
     [
         ("model.arguments.max_sequence_lenght=8", "did you mean 'max_sequence_length'"),
         ("model.num_frames=9", "model.num_frames: FluxPipeline takes no such argument"),
+        (
+            "model.height=1001",
+            "model.height: got 1001; FluxPipeline draws multiples of 16 pixels, such as 992",
+        ),
+        (
+            "model.width=1016",
+            "model.width: got 1016; FluxPipeline draws multiples of 16 pixels, such as 1008",
+        ),
+        (
+            "model.arguments.max_sequence_length=600",
+            "model.arguments.max_sequence_length: got 600; FluxPipeline takes a whole number from 1 to 512",
+        ),
+        ("model.arguments.max_sequence_length=long", "got 'long'; FluxPipeline takes a whole number"),
+        ("model.prompts_file=gone.txt", "--set: model.prompts_file: got 'gone.txt', which is no file"),
         ("model.path=./nowhere", "model.path: got './nowhere', which is no folder"),
         ("cases.holdout=61", "cases: got 12 search and 61 held-out cases, 73 together, of 72 prompts"),
     ],
@@ -129,9 +150,14 @@ def test_draws_grow_with_what_is_asked_for() -> None:
     assert (more.cached - plan.cached, more.uncached - plan.uncached) == (12 + 2, 2)
     others = draws(load_experiment(FLUX), 3)
     assert others.uncached - plan.uncached == 2 * (3 + 8), "every further worker measures its A/A floor"
+    busy = draws(load_experiment(FLUX), 1, busy=True)
+    assert busy.serial - plan.serial == 5 + 2 * 12, "eight loops of warm-up, three times as many rounds"
+    more_rounds = 2 * (60 + 17 * 3)  # two more for each of 60 trials and of 17 certified members
+    assert (busy.uncached - plan.uncached, busy.cached - plan.cached) == (2 * more_rounds, 2 * more_rounds)
     none = draws(load_experiment(FLUX, ["search.trials=0"]), 1)
     assert none.cached == 12 * (48 + 3 * 2), "the screened warm starts, certified"
-    assert none.serial == plan.serial == 2 + 50 + 48 + 3 + 12
+    assert none.uncached == 12 * 3 * 2 + 1 + 12, "their timing, and the probes of one picture"
+    assert none.serial == plan.serial == 2 + 48 + 3 + 12
 
 
 def test_what_is_there_is_checked(tmp_path: Path) -> None:
@@ -173,10 +199,12 @@ def test_the_evaluator_draws_as_much_as_planned(tmp_path: Path, monkeypatch: pyt
     evaluator = evaluator_spec(experiment, tmp_path, None).build()
     cases = experiment.cases
     chosen, held = make_cases(experiment.model.prompts, cases.search, cases.holdout, cases.seed)
-    evaluator.profile(chosen[: cases.batch], cases.sensitivity)
+    evaluator.profile(chosen[: cases.batch])
     evaluator.baseline(held, experiment.search.certify_rounds)
     planned = draws(experiment, 1)
     assert sum(drawn) == planned.serial
+    for step in probe_steps(experiment.model.num_steps):
+        evaluator.probe(chosen[: cases.sensitivity], step)
     policy = Policy.from_pattern("F.F", start_block=0)
     evaluator.evaluate(policy, chosen, experiment.search.timing_rounds)
     evaluator.evaluate(policy, held, experiment.search.certify_rounds)
