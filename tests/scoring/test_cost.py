@@ -22,8 +22,7 @@ from autotune.scoring.cost_parts import CallSeconds, CostError
 from autotune.scoring.cost_steps import dry_run
 from autotune.scoring.pipeline import PipelineRunner
 from tests.pipelines import draw, flux_pipeline, negative
-from tests.scoring.conftest import STEPS
-from tests.scoring.test_latency import CASES
+from tests.scoring.conftest import CASES, STEPS
 from tests.tiny import TINY, dit_pipeline, generate, noise, sample
 from tests.tiny.flux import call_flux
 from xslim.errors import ConfigError

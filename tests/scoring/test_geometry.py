@@ -72,7 +72,7 @@ def test_a_larger_request_costs_more() -> None:
 @pytest.mark.parametrize("name", ["flux", "hunyuan", "wan"])
 def test_a_folders_request_is_counted_as_it_runs(name: str, tmp_path: Path) -> None:
     """The count from configs alone against that of the calls that the pipeline makes."""
-    from tests.scoring.test_runner import REQUESTS
+    from tests.scoring.families import REQUESTS
 
     path = save(PIPELINES[name](), tmp_path / name)
     spec = ModelSpec(path, 3, 3.0, device="cpu", **REQUESTS[name])

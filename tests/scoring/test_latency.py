@@ -1,24 +1,18 @@
-"""Paired latency: what is timed, in which order, how long it goes on, and what is said of the result."""
+"""Paired latency: in which order, how long it goes on, and what is said of the result."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
-from torch import nn
 
 import xslim
 from autotune.scoring.case import Case
-from autotune.scoring.clock import EventClock, WallClock, clock_of
 from autotune.scoring.drawn import Drawn
-from autotune.scoring.environment import attention_backend, compiled, environment
-from autotune.scoring.environment_gpu import GpuReading, NvmlGpu, open_gpu, reasons_of, spoiled, summarise
+from autotune.scoring.environment_gpu import GpuReading
 from autotune.scoring.latency import (
     FLOOR_AGE_S,
     FLOOR_TIMES,
@@ -31,36 +25,12 @@ from autotune.scoring.latency import (
     pair_up,
     paired,
     speedup_ci95,
-    time_loop,
     warm_up,
     with_floor,
 )
 from autotune.scoring.measurement import Latency
-from autotune.scoring.pipeline import LoopTimer, PipelineRunner
-from tests.tiny import dit
-from tests.tiny.flux import flux
-from xslim.policy.policy import Policy
-
-CASES = tuple(Case(label, 11 + label) for label in range(5))
-HALF = Policy.from_pattern("F.F.F.", start_block=0)
-COOL = GpuReading(1980, 2619, 650.0, 60, ("power cap",), thermal_ns=10)
-
-
-class Steps:
-    """A clock whose marks are told beforehand."""
-
-    def __init__(self, marks: Iterable[float]) -> None:
-        self._marks = iter(marks)
-        self.waits = 0
-
-    def wait(self) -> None:
-        self.waits += 1
-
-    def mark(self) -> float:
-        return next(self._marks)
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
+from autotune.scoring.pipeline import PipelineRunner
+from tests.scoring.conftest import CASES, HALF
 
 
 class Script:
@@ -77,80 +47,6 @@ class Script:
 
 def repeated(*seconds: float) -> Iterator[float]:
     return itertools.cycle(seconds)
-
-
-# the loop
-
-
-def test_a_loop_and_its_calls_are_timed_between_marks() -> None:
-    clock = Steps([1.0, 1.5, 2.0, 2.75, 4.0, 4.5])
-    timer = LoopTimer(clock)
-    for _ in range(3):
-        timer.before()
-        timer.after()
-    assert timer.take() == 3.5
-    assert timer.calls == (1.0, 2.0, 0.5)  # the scheduler's time belongs to the call before it
-    assert clock.waits == 1, "only before the first call"
-    with pytest.raises(RuntimeError, match="was not called"):
-        timer.take()
-
-
-def test_the_loop_of_a_pipeline_is_timed(runner: PipelineRunner) -> None:
-    with runner.loop_timer() as timer:
-        with pytest.raises(RuntimeError, match="was not called"):
-            timer.take()
-        runner.draw(CASES[:1], num_steps=3)
-        seconds = timer.take()
-    assert len(timer.calls) == 3
-    assert sum(timer.calls) == pytest.approx(seconds)
-    assert min(timer.calls) > 0
-    assert not runner.pipe.transformer._forward_hooks
-    assert not runner.pipe.transformer._forward_pre_hooks
-
-
-def test_a_sample_knows_what_the_session_held(runner: PipelineRunner) -> None:
-    assert time_loop(runner, CASES[:1], None).peak_bytes == 0
-    held = time_loop(runner, CASES[:1], HALF)
-    with xslim.attach(runner.pipe, HALF, num_steps=6) as session:
-        runner.draw(CASES[:1])
-    assert held.peak_bytes == session.peak_held_bytes > 0
-    assert (held.spoiled, held.gpu) == ("", None)
-
-
-def test_devices_have_their_clocks() -> None:
-    assert isinstance(clock_of(torch.device("cpu")), WallClock)
-    assert isinstance(clock_of(torch.device("cuda")), EventClock)
-
-
-@pytest.mark.gpu
-def test_events_span_what_the_wall_clock_does() -> None:
-    device = torch.device("cuda")
-    events, wall = clock_of(device), WallClock()
-    x = torch.randn(4096, 4096, device=device)
-    for _ in range(2):  # the first is slow
-        events.wait()
-        start = (events.mark(), wall.mark())
-        for _ in range(20):
-            x = x @ x / 64
-        end = events.mark()
-        events.wait()
-        elapsed = wall.seconds(start[1], wall.mark())
-    assert events.seconds(start[0], end) == pytest.approx(elapsed, rel=0.05)
-
-
-@pytest.mark.gpu
-def test_a_gpu_is_read_and_its_peak_is_counted(runner: PipelineRunner) -> None:
-    gpu = open_gpu(torch.device("cuda"))
-    assert gpu is not None, "pip install nvidia-ml-py"
-    reading = gpu.read()
-    assert reading.sm_mhz > 0
-    assert reading.power_w > 0
-    cuda = PipelineRunner(replace(runner.spec, device="cuda"))
-    found = paired(cuda, CASES[:2], HALF, 1, 0.0)
-    assert found.peak_bytes > 0
-    assert found.baseline_peak_bytes > 0
-    assert found.gpu["sm_mhz"] > 0
-    assert environment(cuda.device, cuda.pipe.transformer)["driver"][0].isdigit()
 
 
 # pairs
@@ -300,57 +196,6 @@ def test_other_processes_on_the_gpu_are_told() -> None:
     assert found.gpu["sm_mhz"] == 1980
 
 
-def test_throttling_is_read_from_reasons_and_from_the_counter() -> None:
-    hot = GpuReading(900, 2619, 650.0, 88, ("thermal slowdown",), thermal_ns=10)
-    assert spoiled(COOL, COOL) == "", "a power cap is how a large GPU runs under load"
-    assert spoiled(COOL, hot) == spoiled(hot, COOL) == "throttled: thermal slowdown"
-    between = GpuReading(1980, 2619, 650.0, 60, thermal_ns=5_000_000)
-    assert spoiled(COOL, between) == "throttled: thermal slowdown", "it was over when the loop ended"
-    assert spoiled(None, hot) == ""
-    assert summarise([COOL, hot]) == {
-        "sm_mhz": 1440, "memory_mhz": 2619, "power_w": 650, "temperature_c": 74,
-        "power_cap_share": 0.5, "other_processes": 0,
-    }  # fmt: skip
-    assert summarise([]) == {}
-
-
-def test_masks_of_reasons_are_named() -> None:
-    assert reasons_of(0x1 | 0x2) == ()  # idle, and a user's setting
-    assert reasons_of(0x4 | 0x20 | 0x100) == ("power cap", "thermal slowdown")
-    assert reasons_of(0x8 | 0x40 | 0x80) == ("hardware slowdown", "hardware thermal slowdown", "power brake")
-
-
-class NotSupportedError(Exception):
-    pass
-
-
-def nvml(**changes: object) -> SimpleNamespace:
-    """NVML's functions as `nvidia-ml-py` has them, with fixed answers."""
-    answers = {
-        "nvmlInit": lambda: None,
-        "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
-        "nvmlDeviceGetClockInfo": lambda handle, kind: {0: 1980, 1: 2619}[kind],
-        "nvmlDeviceGetPowerUsage": lambda handle: 650_500,
-        "nvmlDeviceGetTemperature": lambda handle, kind: 61,
-        "nvmlDeviceGetCurrentClocksThrottleReasons": lambda handle: 0x4,
-        "nvmlDeviceGetComputeRunningProcesses": lambda handle: [1, 2, 3],
-        "nvmlDeviceGetViolationStatus": lambda handle, policy: SimpleNamespace(violationTime=7),
-        "NVML_CLOCK_SM": 0, "NVML_CLOCK_MEM": 1, "NVML_TEMPERATURE_GPU": 0, "NVML_PERF_POLICY_THERMAL": 1,
-        "NVMLError": NotSupportedError,
-    }  # fmt: skip
-    return SimpleNamespace(**{**answers, **changes})
-
-
-def test_nvml_is_read_in_plain_units() -> None:
-    assert NvmlGpu(nvml(), "GPU-1").read() == GpuReading(1980, 2619, 650.5, 61, ("power cap",), 7, 2)
-
-    def refuses(handle: object, policy: int) -> object:
-        raise NotSupportedError
-
-    reading = NvmlGpu(nvml(nvmlDeviceGetViolationStatus=refuses), "GPU-1").read()
-    assert reading.thermal_ns is None
-
-
 def test_a_throttled_pair_sets_no_floor() -> None:
     ratios = (0.0, 0.01, 0.7, 0.0, 0.0, 0.0)
     assert with_floor(Latency(ratios, 1.0, 1.0, 1, 0.0)).floor > 0.4
@@ -429,34 +274,3 @@ def test_a_floor_that_takes_minutes_is_kept_for_longer(
     machine.now += 2
     floor.value(CASES)
     assert machine.loops == 2 * once
-
-
-# environment
-
-
-def test_the_environment_names_what_runs() -> None:
-    found = environment(torch.device("cpu"), flux())
-    assert found["compile"] == "no"
-    assert found["attention"] == "native"
-    assert {"device", "threads", "torch", "diffusers", "xslim", "python"} <= set(found)
-    assert all(isinstance(value, str) for value in found.values())
-    assert set(environment(torch.device("cpu"))) == set(found) - {"compile", "attention"}
-
-
-def test_the_attention_backend_is_the_models_own() -> None:
-    model = flux()
-    model.set_attention_backend("_native_math")
-    assert attention_backend(model) == "_native_math"
-    assert attention_backend(dit()) == "sdpa", "its processor calls PyTorch's function"
-
-
-def test_compiled_blocks_are_counted() -> None:
-    model = flux()
-    blocks: list[nn.Module] = [*model.transformer_blocks, *model.single_transformer_blocks]
-    blocks[0].compile(backend="eager")
-    assert compiled(model).startswith("1 of 6 blocks, ")
-    assert compiled(model, "max-autotune").startswith("1 of 6 blocks, max-autotune, ")
-    for block in blocks:
-        block.compile(backend="eager")
-    assert compiled(model).startswith("6 of 6 blocks, ")
-    assert compiled(torch.compile(flux(), backend="eager")).startswith("model, ")
