@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from autotune.cli.common import Json
-from autotune.cli.unfinished import unfinished
+from autotune.cli.unfinished import Unfinished, unfinished
+from autotune.search.status import FILE as STATUS
+from autotune.search.status import read_status
 from autotune.search.store import SUMMARY_VERSION
 from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, load_preset
@@ -40,10 +44,26 @@ def show(
         preset = load_preset(target)
         _print(preset.to_data(), as_json, lambda: print_preset(preset))
     elif (going := unfinished(folder)) is not None:
-        _print(going.to_data(), as_json, lambda: typer.echo(f"{folder}: {going}"))
+        _print_going(going, folder, as_json)
     else:
         summary = read_summary(folder)
         _print(summary, as_json, lambda: print_summary(summary, folder))
+
+
+def _print_going(going: Unfinished, folder: Path, as_json: bool) -> None:
+    status = read_status(folder) if going.state == "running" else None
+    if status is None:
+        _print(going.to_data(), as_json, lambda: typer.echo(f"{folder}: {going}"))
+    elif as_json:
+        _print({**going.to_data(), "status": asdict(status)}, as_json, lambda: None)
+    else:
+        from rich.console import Console
+
+        from autotune.cli.live import view
+
+        typer.echo(f"{folder}: {going}")
+        age_s = max(0.0, time.time() - (folder / STATUS).stat().st_mtime)
+        Console(width=None if sys.stdout.isatty() else 120).print(view(status, age_s))
 
 
 def _print(data: Mapping[str, Any], as_json: bool, as_text: Callable[[], None]) -> None:

@@ -154,5 +154,8 @@ def test_a_running_search_is_told(stopped: Path, autotune: Autotune) -> None:
         holder.release()
     assert result.status == 0
     assert "the search is running, 0 of 14 trials are in; show it again when it has ended" in result.out
+    status = data.pop("status")
     assert data == {"state": "running", "trials": 0, "of": 14}
+    assert (status["experiment"], status["wanted"]) == ("formula", 14)
+    assert "hypervolume" in result.out
     assert json.loads(autotune("show", stopped, "--json").out)["state"] == "interrupted"

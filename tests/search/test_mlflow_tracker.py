@@ -70,8 +70,8 @@ def test_a_search_is_a_parent_with_children_and_artifacts(out: Path) -> None:
     (out / "report.html").write_text("<p>front</p>")
     (out / "presets").mkdir()
     (out / "presets" / "front-00.yaml").write_text("name: x")
-    tracker = MLflowTracker(None, out, "digits")
-    tracker.start("demo", {"seed": 1, "long": "x" * 7000}, {"device": "cpu"})
+    tracker = MLflowTracker(None, out)
+    tracker.start("demo", "digits", {"seed": 1, "long": "x" * 7000}, {"device": "cpu"})
     log_trials(tracker, range(2))
     for step in range(3):
         tracker.progress(step, {"hypervolume": 0.1 * step})
@@ -97,14 +97,14 @@ def test_a_search_is_a_parent_with_children_and_artifacts(out: Path) -> None:
 
 
 def test_resume_goes_on_with_the_same_runs(out: Path) -> None:
-    first = MLflowTracker(None, out, "digits")
-    first.start("demo", {"trials": 2}, {})
+    first = MLflowTracker(None, out)
+    first.start("demo", "digits", {"trials": 2}, {})
     log_trials(first, range(2))
     first.finish({}, "KILLED")
     state = (out / "mlflow.json").read_text()
 
-    second = MLflowTracker(None, out, "digits")
-    second.start("demo", {"trials": 4, "more": 1}, {})
+    second = MLflowTracker(None, out)
+    second.start("demo", "digits", {"trials": 4, "more": 1}, {})
     log_trials(second, range(3))
     second.finish({}, "FINISHED")
     _, (parent,), children = runs(second.uri)
@@ -114,8 +114,8 @@ def test_resume_goes_on_with_the_same_runs(out: Path) -> None:
 
     # killed between the sending of events and the note of it: they are sent again
     (out / "mlflow.json").write_text(json.dumps({**json.loads(state), "sent": {}}))
-    third = MLflowTracker(None, out, "digits")
-    third.start("demo", {}, {})
+    third = MLflowTracker(None, out)
+    third.start("demo", "digits", {}, {})
     third.finish({}, "FINISHED")
     _, parents, children = runs(third.uri)
     assert (len(parents), len(children)) == (1, 3)
@@ -124,9 +124,9 @@ def test_resume_goes_on_with_the_same_runs(out: Path) -> None:
 def test_a_dead_server_stops_nothing_and_is_caught_up_later(
     out: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = MLflowTracker(DEAD, out, "digits", retry_s=60)
+    tracker = MLflowTracker(DEAD, out, retry_s=60)
     with caplog.at_level(logging.WARNING):
-        tracker.start("demo", {"seed": 1}, {})
+        tracker.start("demo", "digits", {"seed": 1}, {})
         begin = time.monotonic()
         log_trials(tracker, range(20))
         assert time.monotonic() - begin < 5
@@ -135,8 +135,8 @@ def test_a_dead_server_stops_nothing_and_is_caught_up_later(
     assert len(warnings) == 2, warnings
     assert "--resume" in warnings[1]
 
-    again = MLflowTracker(f"sqlite:///{out / 'mlflow.db'}", out, "digits")
-    again.start("demo", {"seed": 1}, {})
+    again = MLflowTracker(f"sqlite:///{out / 'mlflow.db'}", out)
+    again.start("demo", "digits", {"seed": 1}, {})
     again.finish({}, "FINISHED")
     _, (parent,), children = runs(again.uri)
     assert parent.data.metrics["speedup"] == 2.0
@@ -144,8 +144,8 @@ def test_a_dead_server_stops_nothing_and_is_caught_up_later(
 
 
 def test_an_event_that_mlflow_refuses_is_left_out(out: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = MLflowTracker(None, out, "digits")
-    tracker.start("demo", {}, {})
+    tracker = MLflowTracker(None, out)
+    tracker.start("demo", "digits", {}, {})
     tracker.trial(0, {"../up": 1}, {}, {})
     tracker.artifacts({"": out / "missing.html"})
     tracker.trial(1, {}, {"psnr": 1.0}, {})
@@ -157,8 +157,8 @@ def test_an_event_that_mlflow_refuses_is_left_out(out: Path, caplog: pytest.LogC
 
 
 def test_a_password_is_neither_stored_nor_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tracker = MLflowTracker("http://user:secret@127.0.0.1:9", tmp_path, "digits", retry_s=60)
-    tracker.start("demo", {}, {})
+    tracker = MLflowTracker("http://user:secret@127.0.0.1:9", tmp_path, retry_s=60)
+    tracker.start("demo", "digits", {}, {})
     tracker.finish({}, "FINISHED")
     assert "secret" not in "".join(path.read_text() for path in tmp_path.iterdir())
     assert "secret" not in caplog.text
@@ -166,8 +166,8 @@ def test_a_password_is_neither_stored_nor_logged(tmp_path: Path, caplog: pytest.
 
 def test_an_unwritable_folder_is_only_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "file").write_text("")
-    tracker = MLflowTracker(None, tmp_path / "file" / "out", "digits")
-    tracker.start("demo", {}, {})
+    tracker = MLflowTracker(None, tmp_path / "file" / "out")
+    tracker.start("demo", "digits", {}, {})
     tracker.finish({}, "FINISHED")
     assert "cannot write the MLflow spool" in caplog.text
 
