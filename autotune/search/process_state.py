@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
+import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+FOLDERS = "xsray-"
+SOCKET_ROOM = 24  # characters; Ray appends about 70, and the path of a socket has at most 107
 
 
 @contextlib.contextmanager
@@ -35,3 +42,40 @@ def sigterm_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class OwnedFolder:
+    """A short temporary folder that goes with its process; one whose process was killed goes with the next.
+
+    Attributes:
+        path: the folder.
+    """
+
+    def __init__(self) -> None:
+        root = Path(tempfile.gettempdir())
+        if len(str(root)) > SOCKET_ROOM and Path("/tmp").is_dir():
+            root = Path("/tmp")
+        for left in root.glob(f"{FOLDERS}*"):
+            _remove_abandoned(left)
+        self.path = Path(tempfile.mkdtemp(prefix=FOLDERS, dir=root))
+        draft = self.path / ".owner.part"
+        self._lock = draft.open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)  # ends with the process, however that ends
+        draft.rename(self.path / ".owner")
+
+    def remove(self) -> None:
+        """Delete it and what is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.close()
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Delete a folder of ours that no process holds."""
+    try:
+        if folder.stat().st_uid != os.getuid():
+            return
+        with (folder / ".owner").open("r+") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+    except OSError:  # held, or just being made or removed
+        return

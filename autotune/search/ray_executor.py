@@ -1,4 +1,4 @@
-"""Runs tasks on Ray actors, the only file that imports ray.
+"""Runs tasks on Ray actors.
 
 Core actors, not Ray Tune: a search needs processes that load a pipeline once and tell when they die, nothing
 else. A task is sent at most once; whether a lost one is sent again is up to the driver.
@@ -6,300 +6,205 @@ else. A task is sent at most once; whether a lost one is sent again is up to the
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
-import secrets
-import tempfile
-import traceback
-from collections import deque
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from autotune.search.executor import EvaluatorFactory, Task, TaskResult, perform
-from autotune.search.process_state import environment, sigterm_kept
-from xslim.errors import ConfigError, XSlimError
+from autotune.search.executor import EvaluatorFactory, Task, TaskResult
+from autotune.search.ray_cluster import RayCluster
+from autotune.search.ray_worker import START_ATTEMPTS, Loaded, Slot, Worker
+from autotune.search.task_queue import TaskQueue
+from xslim.errors import ConfigError
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
-    from autotune.scoring.evaluator import Evaluator
+__all__ = ["START_ATTEMPTS", "RayExecutor"]
 
 log = logging.getLogger(__name__)
-
-START_ATTEMPTS = 3  # failed starts in a row after which a worker is given up
-OBJECT_STORE_BYTES = 128 * 2**20  # rows and features of a few hundred cases; pictures stay on disk
-SOCKET_ROOM = 24  # characters; Ray appends about 70, and the path of a socket has at most 107
+PATIENCE_S = 60.0  # without a worker, after which the user is told
 
 
 class RayExecutor:
     """Runs tasks on workers of a Ray of our own, or of a cluster.
 
-    A Ray of our own keeps its files in a temporary folder, asks for a token that only its processes know, and
-    ends with `close`. Ctrl-C in a terminal does not reach its workers (Ray blocks SIGINT in what it starts),
-    so the driver can drain; a signal sent to the whole process group does.
+    On a cluster the workers that have no room yet keep waiting, which makes an autoscaler add nodes; those
+    that have loaded work on. When a node goes, its tasks come back as lost and its workers wait again.
 
     Args:
-        workers: how many tasks run at once.
+        workers: how many tasks run at once; None, on a cluster, is one for each GPU it has, else 1.
         address: a cluster's address, or None to start Ray here. Its nodes have this package installed.
         threads_per_worker: CPU threads of a worker; None shares this machine's cores, and on a cluster is 1.
-        gpus_per_worker: GPUs of a worker; whole ones, or latencies disturb each other.
+        gpus_per_worker: GPUs of a worker, or latencies disturb each other; None is 1 where there are any.
+        timing_device: the only kind of device that latency is measured on; None is the commonest.
     """
 
     def __init__(
         self,
-        workers: int,
+        workers: int | None,
         address: str | None = None,
         threads_per_worker: int | None = None,
-        gpus_per_worker: float = 0.0,
+        gpus_per_worker: int | None = 0,
+        timing_device: str | None = None,
     ) -> None:
-        if workers < 1:
+        if workers is not None and workers < 1:
             raise ConfigError(f"got {workers}; allowed: 1 or more", key="executor.workers")
-        self._workers, self._address, self._gpus = workers, address, gpus_per_worker
+        self._wanted, self._gpus = workers, gpus_per_worker
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = threads_per_worker or (1 if address else max(1, cores // workers))
+        self._threads = threads_per_worker or (1 if address else max(1, cores // (workers or 1)))
         # PyTorch, MKL and OpenBLAS follow it when they are loaded; Ray alone would set 1
         self._environment = {"OMP_NUM_THREADS": str(self._threads)}
-        self._queue: deque[Task] = deque()
-        self._slots: list[_Slot] = []
-        self._broken: _Loaded | None = None
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._owned = False
+        self._cluster = RayCluster(address, self._environment)
+        self._queue = TaskQueue(timing_device)
+        self._slots: list[Slot] = []
+        self._done: list[TaskResult] = []
+        self._seen: set[str] = set()
+        self._broken: Loaded | None = None
+        self._worked = time.monotonic()
 
     @property
     def slots(self) -> int:
-        """How many workers are left; at least one, which tells why there are none."""
-        return max(1, len(self._slots))
+        """How many workers have loaded; at least one, so that a task waits for the first."""
+        return max(1, sum(slot.device != "" for slot in self._slots))
+
+    @property
+    def timing_device(self) -> str | None:
+        """The kind of device that latency is measured on; None until the first timed task is sent."""
+        return self._queue.timing_device
 
     def start(self, factory: EvaluatorFactory) -> None:
         """Start Ray, or connect, and let the workers load; does not wait for them.
 
         Raises:
-            ConfigError: there is no such cluster, or no such GPU here.
+            ConfigError: there is no such cluster, or there are fewer GPUs here than asked for.
         """
         import ray
 
-        if not ray.is_initialized():
-            self._connect()
-        self._check_resources()
-        ours = self._folder is not None
-        remote = ray.remote(_Worker).options(
+        self._cluster.open(self._wanted or 1)
+        workers, gpus = self._sizes()
+        ours = self._cluster.ours
+        remote = ray.remote(Worker).options(
             num_cpus=1 if ours else self._threads,
-            num_gpus=self._gpus,
+            num_gpus=gpus,
             max_restarts=0,
             max_task_retries=0,
             # a process of our own Ray has it already; asking again would start another process
             runtime_env=None if ours else {"env_vars": self._environment},
         )
         factory_ref = ray.put(factory)
-        self._broken = None
-        self._slots = [_Slot(remote, factory_ref) for _ in range(self._workers)]
+        self._broken, self._worked = None, time.monotonic()
+        self._slots = [Slot(remote, factory_ref) for _ in range(workers)]
 
     def submit(self, task: Task) -> None:
         """Queue a task; it is sent when a worker is free."""
-        self._queue.append(task)
-        self._dispatch()
+        self._queue.put(task)
+        self._turn(0.0)  # what finished meanwhile makes room, so that no worker waits for the driver
 
     def wait(self, timeout_s: float) -> Sequence[TaskResult]:
         """Return results that are ready, after at most so many seconds; may be empty."""
-        import ray
-
-        slots = {slot.ref: slot for slot in self._slots if slot.ref is not None}
-        results: list[TaskResult] = []
-        if slots:
-            ready, _ = ray.wait(list(slots), num_returns=1, timeout=max(0.0, timeout_s))
-            if ready:
-                ready, _ = ray.wait(list(slots), num_returns=len(slots), timeout=0)
-            results += [done for ref in ready if (done := self._collect(slots[ref], ref)) is not None]
-        self._dispatch()
-        if not self._slots and self._broken is not None:
-            error, fault = self._broken.error, self._broken.fault
-            results += [TaskResult(task, error=error, fault=fault) for task in self._queue]
-            self._queue.clear()
+        self._turn(0.0 if self._done else timeout_s)
+        self._give_up()
+        results, self._done = self._done, []
         return results
 
     def close(self) -> None:
         """Stop the workers, and Ray when it is ours; tasks in flight are dropped."""
         self._queue.clear()
+        self._done.clear()
         slots, self._slots = self._slots, []
         for slot in slots:
             slot.kill()
-        if self._owned:
-            import ray
+        self._cluster.close()
 
-            ray.shutdown()
-            self._owned = False
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
-
-    def _collect(self, slot: _Slot, ref: ObjectRef[Any]) -> TaskResult | None:
-        """Take what a slot's reference holds; None when it was a start."""
-        if slot.task is None:
-            loaded = slot.loaded(ref)
-            if loaded.fault is not None or slot.failures >= START_ATTEMPTS:
-                log.error("a worker does not start and is given up: %s", loaded.fault or loaded.error)
-                self._broken = loaded
-                slot.kill()
-                self._slots.remove(slot)
-            return None
-        return slot.result(ref, slot.task)
-
-    def _dispatch(self) -> None:
-        for slot in self._slots:
-            if slot.ref is None and self._queue:
-                slot.send(self._queue.popleft())
-
-    def _connect(self) -> None:
+    def _turn(self, timeout_s: float) -> None:
+        """Collect what is ready and send what waits; returns after the first event, or so many seconds."""
         import ray
 
-        self._owned = True
-        try:
-            if self._address is None:
-                self._start_here()
-                return
-            with sigterm_kept(), environment({"RAY_USAGE_STATS_ENABLED": "0"}):
-                ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
-        except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            self.close()
-            if self._address is None:
-                raise
-            line = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"no Ray cluster at {self._address}: {line}", key="executor.address") from error
+        resting = [slot.wake() for slot in self._slots]
+        busy = {slot.ref: slot for slot in self._slots if slot.ref is not None}
+        if busy:
+            ready, _ = ray.wait(list(busy), num_returns=1, timeout=timeout_s)
+            if ready:
+                ready, _ = ray.wait(list(busy), num_returns=len(busy), timeout=0)
+            for ref in ready:
+                self._collect(busy[ref], ref)
+        elif any(resting):
+            time.sleep(min(timeout_s, 0.1))
+        self._send()
 
-    def _start_here(self) -> None:
-        import ray
-
-        root = tempfile.gettempdir()
-        short = "/tmp" if len(root) > SOCKET_ROOM and os.path.isdir("/tmp") else root
-        self._folder = tempfile.TemporaryDirectory(prefix="xs", dir=short, ignore_cleanup_errors=True)
-        # Ray's ports are open to the network, so it gets a token; left to itself it would write one to the
-        # user's home folder. It stays set, because Ray reads it once in a process.
-        if not {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
-            os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-        inherited = {
-            "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_worker_niceness": "0",  # Ray's own 15 leaves the measured work behind everything else
-            "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; silences a warning
-            **self._environment,
-        }
-        with sigterm_kept(), environment(inherited):
-            ray.init(
-                address="local",
-                num_cpus=self._workers,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=self._folder.name,
-            )
-
-    def _check_resources(self) -> None:
-        import ray
-
-        gpus = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
-        needed = self._gpus * self._workers
-        if gpus >= needed:
+    def _collect(self, slot: Slot, ref: ObjectRef[Any]) -> None:
+        """Take what a slot has done."""
+        if slot.task is not None:
+            self._done.append(slot.result(ref, slot.task))
             return
-        if self._address is None:
-            self.close()
-            raise ConfigError(
-                f"{self._workers} workers need {needed:g} GPUs, this machine has {gpus:g}; take fewer",
-                key="executor.workers",
+        loaded = slot.loaded(ref)
+        self._seen.add(slot.device)
+        if loaded.fault is not None or slot.failures >= START_ATTEMPTS:
+            log.error("a worker does not start and is given up: %s", loaded.fault or loaded.error)
+            self._broken = loaded
+            self._slots.remove(slot)
+
+    def _send(self) -> None:
+        if not len(self._queue):
+            return
+        self._queue.choose([slot.device for slot in self._slots if slot.device])
+        free = [slot for slot in self._slots if slot.free]
+        # those that may not measure latency choose first: the others can take what is left
+        for slot in sorted(free, key=lambda slot: slot.device == self.timing_device):
+            task = self._queue.take(slot.device)
+            if task is not None:
+                slot.send(task)
+
+    def _give_up(self) -> None:
+        """Answer tasks that no worker will ever run; tell of those that wait for long."""
+        busy = any(slot.task is not None for slot in self._slots)
+        if busy or self._done or not len(self._queue):
+            self._worked = time.monotonic()
+            return
+        error, fault = self._hopeless()
+        if error is not None:
+            self._done += [TaskResult(task, error=error, fault=fault) for task in self._queue.clear()]
+        elif time.monotonic() - self._worked > PATIENCE_S:
+            self._worked = time.monotonic()
+            have = ", ".join(
+                f"{n:g} {name}" for name, n in sorted(self._cluster.resources().items()) if n < 1e6
             )
-        log.warning(
-            "the cluster has %g GPUs, the workers need %g: some wait until there are more", gpus, needed
+            log.warning(
+                "%d tasks wait and no worker can take one; the cluster has %s", len(self._queue), have
+            )
+
+    def _hopeless(self) -> tuple[str | None, str | None]:
+        """Why the tasks that wait will never run, and whose fault it is; None when they may."""
+        if not self._slots and self._broken is not None:
+            return self._broken.error, self._broken.fault
+        devices = sorted({slot.device for slot in self._slots})
+        if "" in devices or self.timing_device is None or self.timing_device in self._seen:
+            return None, None  # such a worker may come, or come back
+        found = ", ".join(devices)
+        fault = (
+            f"executor.timing_device: latency is measured on {self.timing_device}, and the workers have "
+            f"{found}; add such a node, or start a search of its own for them"
         )
+        return fault, fault
 
-
-@dataclass(frozen=True, slots=True)
-class _Loaded:
-    """How a worker's start went."""
-
-    error: str | None = None
-    fault: str | None = None
-
-
-class _Worker:
-    """What runs in the actor."""
-
-    def __init__(self) -> None:
-        self._evaluator: Evaluator | None = None
-
-    def load(self, factory: EvaluatorFactory) -> _Loaded:
-        """Build the evaluator."""
-        try:
-            self._evaluator = factory.build()
-        except XSlimError as error:
-            return _Loaded(traceback.format_exc(), str(error))
-        except Exception:  # the worker's border
-            return _Loaded(traceback.format_exc())
-        return _Loaded()
-
-    def run(self, task: Task) -> TaskResult:
-        """Run a task."""
-        if self._evaluator is None:
-            return TaskResult(task, error="the worker has no evaluator")
-        return perform(self._evaluator, task)
-
-
-class _Slot:
-    """A place for a worker: its actor and, as `ref`, what it does: a task, or a start when `task` is None."""
-
-    def __init__(self, remote: Any, factory: ObjectRef[EvaluatorFactory]) -> None:
-        self._remote, self._factory = remote, factory
-        self.failures = 0
-        self._begin()
-
-    def _begin(self) -> None:
-        self._actor = self._remote.remote()
-        self.task: Task | None = None
-        self.ref: ObjectRef[Any] | None = self._actor.load.remote(self._factory)
-
-    def send(self, task: Task) -> None:
-        """Give the idle worker a task."""
-        self.task, self.ref = task, self._actor.run.remote(task)
-
-    def loaded(self, ref: ObjectRef[Any]) -> _Loaded:
-        """Take the outcome of the start; a failed one begins anew."""
-        import ray
-
-        try:
-            outcome: _Loaded = ray.get(ref)
-        except ray.exceptions.RayError as error:
-            outcome = _Loaded(f"the worker did not start: {error}")
-        self.ref = None
-        if outcome.error is None:
-            self.failures = 0
-            return outcome
-        self.failures += 1
-        if outcome.fault is None and self.failures < START_ATTEMPTS:
-            log.warning("a worker failed to start, trying again: %s", outcome.error)
-            self.kill()
-            self._begin()
-        return outcome
-
-    def result(self, ref: ObjectRef[Any], task: Task) -> TaskResult:
-        """Take the result of the task; a dead worker is replaced."""
-        import ray
-
-        try:
-            outcome: TaskResult = ray.get(ref)
-        except ray.exceptions.RayTaskError as error:  # raised outside `perform`; the worker is well
-            outcome = TaskResult(task, error=str(error))
-        except ray.exceptions.RayError as error:
-            log.warning("a worker died during task %d and is replaced", task.id)
-            outcome = TaskResult(task, error=f"the worker died: {error}", lost=True)
-            self.kill()
-            self._begin()
-            return outcome
-        self.task, self.ref = None, None
-        return outcome
-
-    def kill(self) -> None:
-        """End the worker's process."""
-        import ray
-
-        with contextlib.suppress(ray.exceptions.RayError, ValueError):
-            ray.kill(self._actor, no_restart=True)
+    def _sizes(self) -> tuple[int, int]:
+        """Return workers and GPUs of each, by what is there."""
+        has: dict[str, Any] = self._cluster.resources()
+        there = int(has.get("GPU", 0))
+        gpus = min(1, there) if self._gpus is None else self._gpus
+        workers = self._wanted or (max(1, there // gpus) if gpus else 1)
+        if gpus * workers > there:
+            if self._cluster.address is None:
+                self.close()
+                raise ConfigError(
+                    f"{workers} workers need {workers * gpus} GPUs, this machine has {there}; take fewer",
+                    key="executor.workers",
+                )
+            log.warning(
+                "the cluster has %d GPUs, the workers need %d: some wait until there are more",
+                there,
+                gpus * workers,
+            )
+        return workers, gpus

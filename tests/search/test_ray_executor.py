@@ -70,7 +70,7 @@ class SlowEvaluator(FormulaEvaluator):
 def ray_running() -> Iterator[None]:
     """Ray itself, which starts once; later executors find it and leave it running."""
     first = RayExecutor(3)
-    first._connect()
+    first._cluster.open(3)
     yield
     first.close()
 
@@ -176,7 +176,7 @@ os.killpg(0, signal.SIGINT)
 result = collect(executor, 1)[1]
 assert result.error is None, result
 assert address or len(mine()) > 3, mine()
-folder = executor._folder.name if executor._folder else ""
+folder = executor._cluster._folder.path if executor._cluster._folder else ""
 executor.close()
 assert not os.path.exists(folder)
 print("closed")
