@@ -62,6 +62,7 @@ class MLflowTracker:
         self._warned = False
         self._store: MLflowStore | None = None
         self._front: list[int] | None = None
+        self._held: dict[str, object] | None = None  # a trial that is logged if it is on the front
 
     def start(
         self, name: str, experiment: str, params: Mapping[str, object], tags: Mapping[str, str]
@@ -87,15 +88,18 @@ class MLflowTracker:
     ) -> None:
         """Log a trial as a child run; a number that was logged before is left alone.
 
-        From trial `MAX_CHILDREN` on only those that are on the front (tag `pareto`) when they come in.
+        From trial `MAX_CHILDREN` on one is logged only if the `front` that is told next holds it.
         """
-        if number < MAX_CHILDREN or tags.get("pareto") == "true":
-            self._put(
-                "trial", number=number, params=_texts(params), metrics=_numbers(metrics), tags=_texts(tags)
-            )
+        fields = {"params": _texts(params), "metrics": _numbers(metrics), "tags": _texts(tags)}
+        self._held = None if number < MAX_CHILDREN else {"number": number, **fields}
+        if self._held is None:
+            self._put("trial", number=number, **fields)
 
     def front(self, numbers: Sequence[int]) -> None:
         """Tag the children on the front `pareto`, and untag those that were beaten."""
+        if self._held is not None and self._held["number"] in numbers:
+            self._put("trial", **self._held)
+        self._held = None
         if sorted(numbers) != self._front:
             self._front = sorted(numbers)
             self._put("front", numbers=self._front)

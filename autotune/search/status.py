@@ -45,7 +45,7 @@ def best_at_bounds(
     The fastest, or where a row has no speedup, the one that computes least.
     """
     groups = {BOUNDS: bounds, **tiers} if bounds else dict(tiers)
-    timed = all("speedup" in row.scalars for row in rows)
+    timed = bool(rows) and all("speedup" in row.scalars for row in rows)
     found: dict[str, Best | None] = {}
     for name, limits in groups.items():
         holding = [row for row in rows if all(v <= 0 for v in violations(limits, row.scalars).values())]
@@ -206,14 +206,14 @@ def trials_so_far(
         hypervolume: of the front.
         images: pictures or clips drawn for the trials.
     """
-    drawn = sum(row.duplicate_of is None for row in rows)
+    whole = [row for row in rows if row.cases >= experiment.cases.search]  # the others were beaten early
     return Trials(
         done=counts["complete"] + counts["pruned"],
         failed=counts["failed"],
-        repeated=len(rows) - drawn,
+        repeated=sum(row.duplicate_of is not None for row in rows),
         front=len(front),
         hypervolume=hypervolume,
-        best=best_at_bounds(rows, experiment.tiers, experiment.bounds),
+        best=best_at_bounds(whole, experiment.tiers, experiment.bounds),
         images=images,
     )
 
