@@ -1,68 +1,67 @@
-"""Optuna's study: SQLite in WAL mode, a sampler seeded per trial, and what a crash left behind."""
+"""Optuna's study: opened, told, counted, and cleared of what a crash left behind."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from autotune.search.objective import METRIC_NAMES
+from autotune.search.storage import open_storage
 
-STARTUP_TRIALS = 12  # random points before the sampler models anything
-STUDY = "autotune"
+STUDY = "autotune"  # in a folder's own storage
+RETRY_OF, ATTEMPT = "retry_of", "attempt"  # user attributes: the trial that is tried again; how often so far
 
 
-def open_study(folder: Path, objectives: tuple[str, ...]) -> optuna.Study:
-    """Open or create the folder's study."""
+def open_study(
+    folder: Path, objectives: Sequence[str], storage: str | None = None, name: str | None = None
+) -> optuna.Study:
+    """Open or create a study.
+
+    Args:
+        folder: the run folder, whose `study.db` is the storage when none is given.
+        objectives: names, in the order of their values.
+        storage: URL of a shared storage, without a password; see `autotune.search.storage`.
+        name: of the study in a shared storage.
+
+    Raises:
+        ConfigError: the storage cannot be opened, or was written by another version of Optuna.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = optuna.storages.RDBStorage(
-        f"sqlite:///{folder / 'study.db'}", engine_kwargs={"connect_args": {"timeout": 60}}
-    )
-    sqlalchemy.event.listen(storage.engine, "connect", _write_ahead)
-    with storage.engine.connect() as connection:
-        _write_ahead(connection.connection.dbapi_connection, None)
+    database = open_storage(f"sqlite:///{folder / 'study.db'}" if storage is None else storage)
     directions = [
         StudyDirection.MAXIMIZE if METRIC_NAMES[name] else StudyDirection.MINIMIZE for name in objectives
     ]
-    study = optuna.create_study(storage=storage, study_name=STUDY, directions=directions, load_if_exists=True)
+    study = optuna.create_study(
+        storage=database, study_name=name or STUDY, directions=directions, load_if_exists=True
+    )
     with warnings.catch_warnings():  # marked experimental since 3.2, unchanged in 5
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))
     return study
 
 
-def _write_ahead(connection: Any, _: object) -> None:
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.close()
-
-
-def sampler_for(kind: str, seed: int, number: int) -> BaseSampler:
-    """Return a fresh sampler for one trial, so that a resumed search does not repeat its random points."""
-    digest = hashlib.sha256(f"{seed}/{number}".encode()).digest()
-    derived = int.from_bytes(digest[:4], "big")
-    if kind == "random":
-        return RandomSampler(seed=derived)
-    return TPESampler(seed=derived, n_startup_trials=STARTUP_TRIALS)
-
-
 def recover(study: optuna.Study) -> int:
-    """Close trials that a dead driver left running and queue their points again; return how many."""
-    left = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.RUNNING]
+    """Close trials that a dead driver left running and queue their points again; return how many.
+
+    The new trial carries the user attributes of the old one, `retry_of` (its number) and `attempt` (2 for
+    the first retry). It is queued before the old one is closed: a crash in between loses nothing.
+    """
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    left = [trial for trial in trials if trial.state == TrialState.RUNNING]
     for trial in left:
-        study.tell(trial.number, state=TrialState.FAIL)
         point = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        if point:
-            study.enqueue_trial(point, user_attrs={"retry_of": trial.number})
+        if point and trial.number not in again:
+            attempt = int(trial.user_attrs.get(ATTEMPT, 1)) + 1
+            attributes = {**trial.user_attrs, RETRY_OF: trial.number, ATTEMPT: attempt}
+            study.enqueue_trial(point, user_attrs=attributes)
+        study.tell(trial.number, state=TrialState.FAIL)
     return len(left)
 
 
@@ -74,7 +73,8 @@ def tell(
     attributes: Mapping[str, Any],
 ) -> None:
     """Tell a measured trial, constraints first; every trial carries the same ones in the same order."""
-    for name in sorted(violations):
+    told = trial.constraints  # a crash may have come between these and the values
+    for name in sorted(violations.keys() - told.keys()):
         trial.set_constraint(name, float(violations[name]))
     for name, value in attributes.items():
         trial.set_user_attr(name, value)
@@ -82,8 +82,13 @@ def tell(
 
 
 def counts(study: optuna.Study) -> dict[str, int]:
-    """Number of trials by state, as in `summary.json`."""
-    states = [t.state for t in study.get_trials(deepcopy=False)]
+    """Number of points by what became of them, as in `summary.json`.
+
+    An attempt that was tried again counts by its last try, not as a failure.
+    """
+    trials = study.get_trials(deepcopy=False)
+    again = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+    states = [trial.state for trial in trials if trial.number not in again]
     return {
         "complete": states.count(TrialState.COMPLETE),
         "pruned": states.count(TrialState.PRUNED),

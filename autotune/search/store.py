@@ -5,21 +5,30 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from autotune.search.experiment import Experiment
+from autotune.search.manifest import Manifest
 from xslim.errors import ConfigError
 from xslim.policy.document import dump_yaml
 
+if TYPE_CHECKING:
+    import optuna
+
+    from autotune.search.storage import StudyLock
+
+log = logging.getLogger(__name__)
 SUMMARY_VERSION = 1  # of summary.json
-# keys that may differ between a search and its resumption
-FREE_KEYS = ("executor", "tracking", "references")
-FREE_SEARCH_KEYS = ("trials", "max_seconds", "certify", "certify_rounds")
+ROW_VERSION = 1  # of a line of results.jsonl
+MANIFEST = "manifest.json"
+RESULTS = "results.jsonl"
+SEARCH = "search"  # user attribute of a study: whose it is
 MIN_FREE_BYTES = 64 * 2**20  # references, study and presets of a small search
 
 
@@ -37,6 +46,10 @@ class TrialRow:
         trace_sha256: hash of all samples' letters.
         duplicate_of: trial whose result was taken over, or None.
         wall_s: seconds of drawing.
+        cases: that were drawn; fewer than the search's when the candidate was beaten on them.
+        errors: metric -> its logarithm as an error, case by case (`screening.log_metric`).
+        source: what asked for it: `sampler`, `warm start`, `screening`, `neighbour`.
+        neighbour_of: the trial whose surroundings it looks at, or None.
     """
 
     trial: int
@@ -48,6 +61,17 @@ class TrialRow:
     trace_sha256: str
     duplicate_of: int | None = None
     wall_s: float = 0.0
+    cases: int = 0
+    errors: dict[str, list[float]] = field(default_factory=dict)
+    source: str = "sampler"
+    neighbour_of: int | None = None
+
+    def copied(self, trial: int, family: str, params: Mapping[str, Any]) -> TrialRow:
+        """The row of another trial that turned out to be the same candidate."""
+        origin = self.trial if self.duplicate_of is None else self.duplicate_of
+        return replace(
+            self, trial=trial, family=family, params=dict(params), duplicate_of=origin, wall_s=0.0, errors={}
+        )
 
 
 @dataclass
@@ -60,6 +84,8 @@ class RunFolder:
 
     path: Path
     _lock: IO[str] | None = field(default=None, repr=False)
+    _study_lock: StudyLock | None = field(default=None, repr=False)
+    _new: bool = field(default=False, repr=False)
 
     def acquire(self) -> None:
         """Create the folder and take the operating system's lock; a killed driver leaves none behind."""
@@ -88,7 +114,10 @@ class RunFolder:
             )
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Give the locks back."""
+        if self._study_lock is not None:
+            self._study_lock.release()
+            self._study_lock = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -104,67 +133,147 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds a search and `resume` is off, or another experiment's.
         """
-        manifest = self.path / "manifest.json"
-        fingerprint = _fingerprint(experiment, space)
-        if manifest.exists():
-            old = json.loads(manifest.read_text())
+        path = self.path / MANIFEST
+        now = Manifest.of(experiment, space)
+        self._new = not path.exists()
+        if not self._new:
             if not resume:
                 raise ConfigError(
                     "holds a search already; go on with --resume or choose another --out",
                     source=str(self.path),
                 )
-            if old["sha256"] != fingerprint:
-                raise ConfigError(
-                    f"--resume: holds a search of another experiment ({old['experiment']!r}, or other "
-                    "settings); choose another --out, or give the settings it was started with",
-                    source=str(self.path),
-                )
+            then = Manifest.read(path)
+            then.check(now, str(self.path))
+            now = now.model_copy(update={"search": then.search})
         self.write("experiment.yaml", dump_yaml(experiment.to_data()))
-        self.write("manifest.json", json.dumps({"experiment": experiment.name, "sha256": fingerprint}) + "\n")
+        self.write(MANIFEST, json.dumps(now.to_data(), indent=1) + "\n")
+
+    def open_study(self, experiment: Experiment) -> optuna.Study:
+        """Open the study of a claimed folder, for this driver alone until `release`.
+
+        Raises:
+            ConfigError: the storage cannot be opened, another driver has the study, or it is the study of
+                another search.
+        """
+        from autotune.search.optuna_study import STUDY, open_study
+        from autotune.search.storage import StudyLock, open_storage
+
+        url, name = experiment.search.storage, experiment.search.study or experiment.name
+        try:
+            if url is not None:
+                self._study_lock = StudyLock(open_storage(url), name)
+                self._study_lock.acquire()
+            study = open_study(self.path, experiment.objectives, url, name if url is not None else STUDY)
+            self._check_study(study, url, name)
+        except ConfigError:
+            if self._new:  # nothing was started: the next try needs no --resume
+                (self.path / MANIFEST).unlink(missing_ok=True)
+            raise
+        return study
+
+    def check_study(self) -> None:
+        """Make sure that the study is still ours.
+
+        Raises:
+            StudyLostError: it is not.
+        """
+        if self._study_lock is not None:
+            self._study_lock.check()
+
+    def _check_study(self, study: optuna.Study, url: str | None, name: str) -> None:
+        search = Manifest.read(self.path / MANIFEST).search
+        owner = study.user_attrs.get(SEARCH)
+        trials = study.get_trials(deepcopy=False)
+        if owner not in (None, search) or (owner is None and trials and url is not None):
+            raise ConfigError(
+                f"got {name!r}, a study of another search in this storage; give a new name, or resume it "
+                "with its own --out",
+                key="search.study",
+            )
+        rows = self.rows()
+        if rows and max(row.trial for row in rows) >= len(trials):
+            raise ConfigError(
+                f"holds results of trials that the study {'study.db' if url is None else repr(name)} does "
+                "not have; restore the study, or choose another --out",
+                source=str(self.path / RESULTS),
+            )
+        lost = {t.number for t in trials if t.state.name == "COMPLETE"} - {row.trial for row in rows}
+        if lost:
+            log.warning(
+                "%d told trials have no row in %s: they are left out of the front", len(lost), RESULTS
+            )
+        if owner is None:
+            study.set_user_attr(SEARCH, search)
 
     def write(self, name: str, text: str) -> Path:
         """Write a file whole or not at all."""
         target = self.path / name
         part = target.with_name(f".{target.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, target)
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
         return target
 
     def append(self, row: TrialRow) -> None:
-        """Append a result with a checksum, and wait until it is on the disk."""
+        """Append a result with a checksum, and wait until it is on the disk; it is written whole or not."""
         text = json.dumps(asdict(row), sort_keys=True)
-        line = json.dumps({"row": text, "sha256": hashlib.sha256(text.encode()).hexdigest()})
-        with (self.path / "results.jsonl").open("ab+") as file:
-            if file.tell():
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        line = json.dumps({"version": ROW_VERSION, "row": text, "sha256": digest}).encode() + b"\n"
+        with (self.path / RESULTS).open("ab+", buffering=0) as file:
+            end = file.seek(0, os.SEEK_END)
+            if end:
                 file.seek(-1, os.SEEK_END)
                 if file.read(1) != b"\n":  # a crash cut the last line off
-                    file.write(b"\n")
-            file.write(f"{line}\n".encode())
-            file.flush()
-            os.fsync(file.fileno())
+                    line = b"\n" + line
+            try:
+                _write_all(file, line)
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(end)
+                raise
 
     def rows(self) -> list[TrialRow]:
-        """Read the results; a line torn by a crash is left out."""
-        path = self.path / "results.jsonl"
+        """Read the results; a line torn by a crash is left out.
+
+        Raises:
+            ConfigError: a line is of a newer version.
+        """
+        path = self.path / RESULTS
         if not path.exists():
             return []
-        found = []
-        for line in path.read_bytes().splitlines():
-            try:
-                entry = json.loads(line)
-                text = str(entry["row"])
-                if hashlib.sha256(text.encode()).hexdigest() == entry["sha256"]:
-                    found.append(TrialRow(**json.loads(text)))
-            except (ValueError, KeyError, TypeError):
-                continue
-        return found
+        found = [_row(line, f"{path}:{i}") for i, line in enumerate(path.read_bytes().splitlines(), 1)]
+        return [row for row in found if row is not None]
 
 
-def _fingerprint(experiment: Experiment, space: Mapping[str, Any]) -> str:
-    data = experiment.to_data()
-    for key in FREE_KEYS:
-        data.pop(key, None)
-    for key in FREE_SEARCH_KEYS:
-        data.get("search", {}).pop(key, None)
-    text = json.dumps({"experiment": data, "space": dict(space)}, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _write_all(file: IO[bytes], data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        left = left[file.write(left) :]
+
+
+def _row(line: bytes, source: str) -> TrialRow | None:
+    """Read a line; None where it is torn or changed."""
+    try:
+        entry = json.loads(line)
+        text = str(entry["row"])
+        if hashlib.sha256(text.encode()).hexdigest() != entry["sha256"]:
+            return None
+        version, data = entry.get("version", ROW_VERSION), json.loads(text)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    try:
+        if version > ROW_VERSION:
+            raise TypeError
+        return TrialRow(**data)
+    except TypeError:
+        raise ConfigError(
+            f"a result of version {version!r}, allowed is {ROW_VERSION}; read it with the version of "
+            "autotune that wrote it, or choose another --out",
+            source=source,
+        ) from None
