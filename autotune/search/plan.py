@@ -9,6 +9,7 @@ from typing import Any
 from autotune.scoring.geometry import Geometry, calls_per_step, flops_per_image, geometry_of
 from autotune.scoring.latency import FLOOR_ROUNDS, PATIENCE, STABLE_LOOPS, WARM_UP_LOOPS
 from autotune.scoring.pipeline import ModelSpec, check_model_folder
+from autotune.scoring.pipeline.loading import quiet
 from autotune.scoring.pipeline.request import check_request, check_sizes
 from autotune.scoring.sensitivity import probe_steps
 from autotune.search.certify import TIER_CANDIDATES
@@ -192,7 +193,8 @@ def to_provide(metrics: Metrics) -> tuple[str, ...]:
 def _check_call(spec: ModelSpec, geometry: Geometry) -> None:
     import diffusers
 
-    pipeline = getattr(diffusers, geometry.pipeline, None)
+    with quiet():
+        pipeline = getattr(diffusers, geometry.pipeline, None)
     if not isinstance(pipeline, type):
         raise ConfigError(f"got a {geometry.pipeline}, which diffusers does not know", key="model.path")
     check_request(spec, pipeline)

@@ -49,7 +49,10 @@ def load(spec: ModelSpec) -> tuple[Any, torch.device]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Switch the progress bars of diffusers and transformers off where stderr is no terminal."""
+    """Let transformers tell errors only; and show progress bars on terminals alone.
+
+    It warns of every processor for which torchvision, which nothing here needs, would be faster.
+    """
     from diffusers.utils import logging as of_diffusers
     from transformers.utils import logging as of_transformers
 
@@ -60,9 +63,12 @@ def quiet() -> Iterator[None]:
     ]
     for bars in shown:
         bars.disable_progress_bar()
+    told = of_transformers.get_verbosity()
+    of_transformers.set_verbosity_error()
     try:
         yield
     finally:
+        of_transformers.set_verbosity(told)
         for bars in shown:
             bars.enable_progress_bar()
 
