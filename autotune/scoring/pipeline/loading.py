@@ -64,7 +64,7 @@ def quiet() -> Iterator[None]:
     for bars in shown:
         bars.disable_progress_bar()
     told = of_transformers.get_verbosity()
-    of_transformers.set_verbosity_error()
+    of_transformers.set_verbosity(of_transformers.ERROR)
     try:
         yield
     finally:
