@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from collections.abc import Iterator
@@ -64,7 +65,7 @@ def quiet() -> Iterator[None]:
     for bars in shown:
         bars.disable_progress_bar()
     told = of_transformers.get_verbosity()
-    of_transformers.set_verbosity(of_transformers.ERROR)
+    of_transformers.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
