@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import Json, Overrides, say
-from autotune.cli.workers import default_workers, executor_for, threads_each
+from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.store import RunFolder
 from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, save_preset, shipped_presets
@@ -51,7 +51,7 @@ def certify(
 
     chosen = plan_certification(preset, experiment, model, overrides or ())
     folder = RunFolder(out or default_folder(chosen.preset))
-    workers = chosen.experiment.executor.workers or default_workers()
+    workers = worker_count(chosen.experiment, ray_address)
     threads = threads_each(workers) if ray_address is None else None
     spec = evaluator_spec(chosen.experiment, folder.path, threads)
     folder.acquire()

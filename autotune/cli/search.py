@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import Json, Overrides, progress, say
-from autotune.cli.workers import default_workers, executor_for, threads_each
+from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.store import RunFolder
 from xslim.errors import ConfigError
@@ -38,7 +38,7 @@ def search(
     loaded = load_experiment(experiment, overrides or ())
     space = loaded.space(experiment)
     folder = RunFolder(out or Path("runs") / loaded.name)
-    workers = loaded.executor.workers or default_workers()
+    workers = worker_count(loaded, ray_address)
     threads = threads_each(workers) if ray_address is None else None
     if dry_run:
         from autotune.cli.plan import show_plan

@@ -6,16 +6,38 @@ import os
 from typing import TYPE_CHECKING
 
 from autotune.search.experiment import Experiment
+from xslim.errors import ConfigError
 
 if TYPE_CHECKING:
     from autotune.search.executor import Executor
 
 
-def default_workers() -> int:
-    """One for each GPU, else one."""
+def worker_count(experiment: Experiment, address: str | None) -> int:
+    """Return how many workers were asked for: by default one for each GPU, else one.
+
+    Those of a cluster are counted when it is joined, and more may come; here it is 1 by default.
+
+    Raises:
+        ConfigError: they need more GPUs than this machine has, or nothing listens at the address.
+    """
+    choice = experiment.executor
+    if address is not None:
+        from autotune.search.ray_cluster import check_address
+
+        check_address(address)
+        return choice.workers or 1
     import torch
 
-    return max(1, torch.cuda.device_count())
+    there = torch.cuda.device_count()
+    each = min(1, there) if choice.gpus is None else choice.gpus
+    workers = choice.workers or (max(1, there // each) if each else 1)
+    if workers * each > there:
+        asked = f"{workers} worker{'s' if workers > 1 else ''} with {each} GPU{'s' if each > 1 else ''} each"
+        fits = there // each
+        fix = f"allowed: up to {fits} workers" if fits else "set executor.gpus=0 to run on the CPU"
+        key = "executor.workers" if fits else "executor.gpus"
+        raise ConfigError(f"got {asked}, this machine has {there}; {fix}, or give --ray-address", key=key)
+    return workers
 
 
 def threads_each(workers: int) -> int:
@@ -26,13 +48,17 @@ def threads_each(workers: int) -> int:
 
 def executor_for(experiment: Experiment, workers: int, address: str | None, threads: int | None) -> Executor:
     """Return the executor that an experiment names; an address asks for Ray."""
-    if experiment.executor.kind == "local" and address is None:
+    choice = experiment.executor
+    if choice.kind == "local" and address is None:
         from autotune.search.executor import LocalExecutor
 
         return LocalExecutor()
-    import torch
-
     from autotune.search.ray_executor import RayExecutor
 
-    gpus = 1 if torch.cuda.is_available() else 0
-    return RayExecutor(workers, address=address, threads_per_worker=threads, gpus_per_worker=gpus)
+    return RayExecutor(
+        workers if address is None else choice.workers,
+        address=address,
+        threads_per_worker=threads,
+        gpus_per_worker=choice.gpus,
+        timing_device=choice.timing_device,
+    )

@@ -61,10 +61,19 @@ class Cases(Document):
 
 
 class ExecutorChoice(Document):
-    """Where the work runs."""
+    """Where the work runs.
+
+    Attributes:
+        workers: how many tasks run at once; None is one for each GPU, else 1.
+        gpus: GPUs of a worker; None is 1 where there are any.
+        timing_device: the only kind of GPU or processor that latency is measured on, by its name; None is
+            the commonest of the workers'.
+    """
 
     kind: Literal["local", "ray"] = "ray"
     workers: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    gpus: Annotated[int, Field(ge=0, le=64)] | None = None
+    timing_device: Annotated[str, Field(min_length=1)] | None = None
 
 
 class Tracking(Document):

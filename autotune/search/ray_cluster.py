@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Mapping
 
 from autotune.search.process_state import OwnedFolder, environment, sigterm_kept
 from xslim.errors import ConfigError
 
 OBJECT_STORE_BYTES = 128 * 2**20  # rows and features of a few hundred cases; pictures stay on disk
+REACH_S = 10.0  # for a first answer; Ray itself tries for minutes
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # telemetry
 
 
@@ -76,6 +78,7 @@ class RayCluster:
     def _join(self, address: str) -> None:
         import ray
 
+        check_address(address)
         try:
             with sigterm_kept(), environment(QUIET):
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -86,11 +89,7 @@ class RayCluster:
                 key="--ray-address",
             ) from error
         except (OSError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-            raise ConfigError(
-                f"no Ray cluster at {address} ({_first_line(error)}); give HOST:PORT of a running head, as "
-                "`ray start --head` prints it, or leave it out to run here",
-                key="--ray-address",
-            ) from error
+            raise _no_cluster(address, error) from error
 
     def _start(self, cpus: int) -> None:
         import ray
@@ -111,6 +110,31 @@ class RayCluster:
                 object_store_memory=OBJECT_STORE_BYTES,
                 _temp_dir=str(self._folder.path),
             )
+
+
+def check_address(address: str) -> None:
+    """Open and close a connection to HOST:PORT; `auto`, the head that runs on this machine, is left to Ray.
+
+    Raises:
+        ConfigError: nothing listens there, or it is no address.
+    """
+    if address == "auto":
+        return
+    host, separator, port = address.rpartition("://")[2].rpartition(":")
+    try:
+        if not separator or not port.isdigit():
+            raise ValueError("this is not HOST:PORT")
+        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str, error: BaseException) -> ConfigError:
+    return ConfigError(
+        f"no Ray cluster at {address} ({_first_line(error)}); give HOST:PORT of a running head, as "
+        "`ray start --head` prints it, or leave it out to run here",
+        key="--ray-address",
+    )
 
 
 def _authenticate() -> None:
