@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from autotune.scoring.case import Case, cases_sha256
 from autotune.search.mlflow_tracker import MLflowTracker
 from autotune.search.spool import Spool
+from autotune.search.tracker import Candidate, CaseSet
 
 pytestmark = [
     # mlflow 3.17 imports and uses names that its own dependencies have deprecated
@@ -154,6 +156,114 @@ def test_an_event_that_mlflow_refuses_is_left_out(out: Path, caplog: pytest.LogC
     assert parent.info.status == "FINISHED"
     assert children[-1].data.metrics == {"psnr": 1.0}
     assert "refused" in caplog.text
+
+
+def test_the_front_is_tagged_and_untagged(out: Path) -> None:
+    tracker = MLflowTracker(None, out)
+    tracker.start("demo", "digits", {}, {})
+    log_trials(tracker, range(3))
+    for front in ([0], [0, 1], [0, 1], [2]):
+        tracker.front(front)
+    tracker.finish({}, "KILLED")
+    assert [child.data.tags["pareto"] for child in runs(tracker.uri)[2]] == ["false", "false", "true"]
+
+    resumed = MLflowTracker(None, out)
+    resumed.start("demo", "digits", {}, {})
+    resumed.front([1, 2])
+    resumed.finish({}, "FINISHED")
+    assert [child.data.tags["pareto"] for child in runs(resumed.uri)[2]] == ["false", "true", "true"]
+
+
+def test_late_trials_are_children_only_on_the_front(out: Path) -> None:
+    tracker = MLflowTracker(None, out)
+    tracker.start("demo", "digits", {}, {})
+    for number, front in ((499, [3]), (500, [3]), (501, [3, 501]), (502, [3, 501])):
+        log_trials(tracker, range(number, number + 1))
+        tracker.front(front)
+    tracker.finish({}, "FINISHED")
+    children = runs(tracker.uri)[2]
+    assert [child.data.tags["autotune.trial"] for child in children] == ["499", "501"]
+    assert [child.data.tags["pareto"] for child in children] == ["false", "true"]
+
+
+CASES = [Case(0, 5), Case(1, 7), Case(0, 9)]
+
+
+def test_datasets_carry_the_digest_of_the_cases(out: Path) -> None:
+    tracker = MLflowTracker(None, out)
+    digest = cases_sha256(CASES)
+    sets = [CaseSet(f"digits {use}", use, digest, 3, 2, seed=4) for use in ("search", "holdout")]
+    for _ in range(2):  # the second time as after a resume
+        tracker.start("demo", "digits", {}, {})
+        tracker.datasets(sets)
+        tracker.finish({}, "FINISHED")
+    _, (parent,), _ = runs(tracker.uri)
+    found = {entry.tags[0].value: entry.dataset for entry in parent.inputs.dataset_inputs}
+    assert set(found) == {"search", "holdout"}
+    assert digest.startswith(found["search"].digest)
+    assert len(found["search"].digest) == 36
+    assert json.loads(found["search"].profile)["num_rows"] == 3
+
+
+def test_presets_are_registered_as_candidates(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mlflow  # noqa: TID251  (fetches as a service would)
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{out / 'mlflow.db'}")
+    file = out / "high.yaml"
+    downloaded = []
+    for text in ("first", "first", "second"):  # the second time as after a resume
+        file.write_text(text)
+        tracker = MLflowTracker(None, out)
+        tracker.start("demo", "digits", {}, {})
+        tracker.register([Candidate("digits-high", file, {"tier": "high"})])
+        tracker.finish({}, "FINISHED")
+        client, (parent,), _ = runs(tracker.uri)
+        version = client.get_model_version_by_alias("digits-high", "candidate")
+        assert (version.run_id, version.tags["tier"]) == (parent.info.run_id, "high")
+        folder = Path(mlflow.artifacts.download_artifacts("models:/digits-high@candidate"))
+        downloaded.append((str(version.version), (folder / "high.yaml").read_text()))
+    assert downloaded == [
+        ("1", "first"),
+        ("1", "first"),
+        ("2", "second"),
+    ]
+
+
+def test_files_of_a_shared_sqlite_store_lie_beside_it(out: Path, tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shutil.move(out / "mlflow.db", shared / "mlflow.db")
+    (out / "report.html").write_text("<p>front</p>")
+    tracker = MLflowTracker(f"sqlite:///{shared / 'mlflow.db'}", out)
+    tracker.start("demo", "digits", {}, {})
+    tracker.artifacts({"": out / "report.html"})
+    tracker.finish({}, "FINISHED")
+    assert len(list(shared.glob("mlartifacts/*/artifacts/report.html"))) == 1
+
+
+def test_a_search_that_never_began_logs_nothing(out: Path) -> None:
+    tracker = MLflowTracker(None, out)
+    tracker.finish({}, "FAILED")
+    assert not (out / "mlflow.spool.jsonl").exists()
+
+
+def test_secrets_do_not_reach_the_spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_abcdefgh")
+    tracker = MLflowTracker(DEAD, tmp_path, retry_s=60, finish_s=0.1)
+    params = {
+        "model.arguments.token": "one-secret",
+        "search.storage": "postgresql://user:two-secret@host/db",
+        "model.path": "https://hub/hf_abcdefgh/model",
+        "model.num_tokens": 12,
+    }
+    tracker.start("demo", "digits", params, {"password": "three-secret"})
+    tracker.trial(0, params, {}, {})
+    tracker.finish({}, "FINISHED")
+    text = (tmp_path / "mlflow.spool.jsonl").read_text()
+    assert "secret" not in text
+    assert "hf_abcdefgh" not in text
+    assert '"model.num_tokens": "12"' in text
+    assert "postgresql://***@host/db" in text
 
 
 def test_a_password_is_neither_stored_nor_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
