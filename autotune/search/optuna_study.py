@@ -4,41 +4,27 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from autotune.search.objective import METRIC_NAMES
-from autotune.search.storage import open_storage
 
 STUDY = "autotune"  # in a folder's own storage
 RETRY_OF, ATTEMPT = "retry_of", "attempt"  # user attributes: the trial that is tried again; how often so far
 
 
-def open_study(
-    folder: Path, objectives: Sequence[str], storage: str | None = None, name: str | None = None
-) -> optuna.Study:
-    """Open or create a study.
-
-    Args:
-        folder: the run folder, whose `study.db` is the storage when none is given.
-        objectives: names, in the order of their values.
-        storage: URL of a shared storage, without a password; see `autotune.search.storage`.
-        name: of the study in a shared storage.
-
-    Raises:
-        ConfigError: the storage cannot be opened, or was written by another version of Optuna.
-    """
+def open_study(storage: RDBStorage, objectives: Sequence[str], name: str = STUDY) -> optuna.Study:
+    """Open or create a study; `objectives` are in the order of their values."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    database = open_storage(f"sqlite:///{folder / 'study.db'}" if storage is None else storage)
     directions = [
         StudyDirection.MAXIMIZE if METRIC_NAMES[name] else StudyDirection.MINIMIZE for name in objectives
     ]
     study = optuna.create_study(
-        storage=database, study_name=name or STUDY, directions=directions, load_if_exists=True
+        storage=storage, study_name=name, directions=directions, load_if_exists=True
     )
     with warnings.catch_warnings():  # marked experimental since 3.2, unchanged in 5
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

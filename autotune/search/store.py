@@ -20,6 +20,7 @@ from xslim.policy.document import dump_yaml
 
 if TYPE_CHECKING:
     import optuna
+    from optuna.storages import RDBStorage
 
     from autotune.search.storage import StudyLock
 
@@ -85,6 +86,7 @@ class RunFolder:
     path: Path
     _lock: IO[str] | None = field(default=None, repr=False)
     _study_lock: StudyLock | None = field(default=None, repr=False)
+    _storage: RDBStorage | None = field(default=None, repr=False)
     _new: bool = field(default=False, repr=False)
 
     def acquire(self) -> None:
@@ -115,9 +117,7 @@ class RunFolder:
 
     def release(self) -> None:
         """Give the locks back."""
-        if self._study_lock is not None:
-            self._study_lock.release()
-            self._study_lock = None
+        self._close_study()
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -155,21 +155,35 @@ class RunFolder:
             ConfigError: the storage cannot be opened, another driver has the study, or it is the study of
                 another search.
         """
-        from autotune.search.optuna_study import STUDY, open_study
+        from autotune.search.optuna_study import open_study
         from autotune.search.storage import StudyLock, open_storage
 
         url, name = experiment.search.storage, experiment.search.study or experiment.name
         try:
-            if url is not None:
-                self._study_lock = StudyLock(open_storage(url), name)
+            if url is None:  # the folder's lock holds the study, too
+                self._storage = open_storage(f"sqlite:///{self.path / 'study.db'}")
+                study = open_study(self._storage, experiment.objectives)
+            else:
+                self._storage = open_storage(url)
+                self._study_lock = StudyLock(self._storage, name)
                 self._study_lock.acquire()
-            study = open_study(self.path, experiment.objectives, url, name if url is not None else STUDY)
+                study = open_study(self._storage, experiment.objectives, name)
             self._check_study(study, url, name)
         except ConfigError:
+            self._close_study()
             if self._new:  # nothing was started: the next try needs no --resume
                 (self.path / MANIFEST).unlink(missing_ok=True)
             raise
         return study
+
+    def _close_study(self) -> None:
+        if self._study_lock is not None:
+            self._study_lock.release()
+            self._study_lock = None
+        if self._storage is not None:
+            self._storage.remove_session()
+            self._storage.engine.dispose()
+            self._storage = None
 
     def check_study(self) -> None:
         """Make sure that the study is still ours.
