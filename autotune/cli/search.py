@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autotune.cli.common import Json, Overrides, progress, say
+from autotune.cli.common import Json, Overrides, say
+from autotune.cli.live import watching
 from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.store import RunFolder
@@ -53,17 +54,9 @@ def search(
     folder.acquire()
     try:
         folder.claim(loaded, space.to_data(), resume)
-        run = SearchRun(
-            loaded,
-            space,
-            folder,
-            executor_for(loaded, workers, ray_address, threads),
-            spec,
-            _tracker(loaded, folder.path),
-            on_phase=say,
-            on_progress=progress(loaded.search.trials),
-        )
-        outcome = run.run()
+        executor, tracker = executor_for(loaded, workers, ray_address, threads), _tracker(loaded, folder.path)
+        with watching() as show:
+            outcome = SearchRun(loaded, space, folder, executor, spec, tracker, show).run()
     except Exception as error:
         if not isinstance(error, ConfigError) and (folder.path / "study.db").exists():
             say(f"the run broke; what was measured is kept in {folder.path}; resume with: {again}")
@@ -112,4 +105,4 @@ def _tracker(experiment: Experiment, folder: Path) -> Tracker:
 
     from autotune.search.mlflow_tracker import MLflowTracker
 
-    return MLflowTracker(os.environ.get("MLFLOW_TRACKING_URI"), folder, experiment.name)
+    return MLflowTracker(os.environ.get("MLFLOW_TRACKING_URI"), folder)

@@ -169,7 +169,8 @@ class CostModel(Document):
         else:
             origin = done.selected_at or 0
             if origin not in chosen:
-                chosen[origin] = sum(_computed(table, f) for f in self._selected(policy, branch, origin))
+                flags = self.selected_blocks(policy, branch, origin)
+                chosen[origin] = sum(_computed(table, f) for f in flags)
             inside = chosen[origin]
         extra = rows * self._measuring(policy, branch, done.action)
         predicts = done.action in (Action.SKIP, Action.TOKEN)
@@ -195,7 +196,7 @@ class CostModel(Document):
         outside, full = rows * table.outside, rows * table.total
         return CallCost(0, branch.name, action, outside + inside, full, inside, frozenset(), reads)
 
-    def _selected(self, policy: Policy, branch: BranchCost, step: int) -> list[tuple[bool, ...]]:
+    def selected_blocks(self, policy: Policy, branch: BranchCost, step: int) -> list[tuple[bool, ...]]:
         """Blocks that a refresh recomputes, one list a row, by the changes of a full step.
 
         As in the runtime, blocks that are always recomputed stand with a change of 0.

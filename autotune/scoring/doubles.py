@@ -16,7 +16,7 @@ from autotune.scoring.measurement import Latency, Measurement, Quality
 from xslim.policy.calibration import Calibration
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import Policy
+from xslim.policy.policy import SIGNALS, Policy
 from xslim.policy.preset import ModelSignature, Preset
 
 if TYPE_CHECKING:  # these load torch
@@ -103,7 +103,8 @@ class FormulaEvaluator:
                 )
             },
             fit={"step_table": 1.0},
-            signals={"modulated_input": np.repeat(self.curve()[1:, None], 1, axis=1)},
+            signals=dict.fromkeys(SIGNALS, self.curve()[1:, None]),
+            cost=self.cost_model(cases, 0),
         )
 
     def probe(self, cases: Sequence[Case], step: int) -> float:

@@ -13,6 +13,7 @@ from autotune.search.metrics import Metrics
 from autotune.search.model import Model
 from autotune.search.objective import OBJECTIVES, SCALAR_NAMES, Bound
 from autotune.search.space import SearchSpace
+from autotune.search.storage import check_url
 from xslim.errors import ConfigError
 from xslim.policy.document import Document, parse_yaml, read_yaml, suggest
 
@@ -28,20 +29,42 @@ class Search(Document):
     Attributes:
         trials: candidates told COMPLETE or PRUNED, warm starts included.
         max_seconds: no new candidate after so many seconds; None for no limit.
+        max_worker_seconds: likewise of all workers together, on GPUs GPU-seconds.
+        max_images: likewise pictures or clips drawn for the trials.
+        patience: trials in a row that do not enlarge the hypervolume by a thousandth, after which it ends.
         sampler: Optuna's sampler.
-        timing_rounds: A B B A rounds of every candidate.
+        screening: whether replayed trajectories propose points; if not, all but warm starts are sampled.
+        timing_rounds: A B B A rounds of every candidate; 0 for objectives that need no time.
         certify: front members measured on the held-out cases.
         warm_starts: share of the trials given to schedules computed from the profile.
+        neighbours: share of the trials, the last ones, that look around members of the front for cliffs.
+        presets: preset files or names that the search begins with, remapped to its steps.
+        storage: URL of a database for Optuna's study, without a password; None keeps it in the run folder.
+        study: name of the study in that database; None takes the experiment's name.
     """
 
     trials: Annotated[int, Field(ge=0, le=1_000_000)] = 40
     max_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_worker_seconds: Annotated[float, Field(gt=0)] | None = None
+    max_images: Positive | None = None
+    patience: Positive | None = None
     seed: Annotated[int, Field(ge=0, le=2**31)] = 0
-    sampler: Literal["tpe", "random"] = "tpe"
-    timing_rounds: Positive = 1
+    sampler: Literal["tpe", "gp", "nsga2", "nsga3", "qmc", "random"] = "tpe"
+    screening: bool = True
+    timing_rounds: Annotated[int, Field(ge=0, le=1000)] = 1
     certify: Positive = 10
     certify_rounds: Positive = 3
-    warm_starts: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
+    warm_starts: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
+    neighbours: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
+    presets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    storage: Annotated[str, Field(min_length=1)] | None = None
+    study: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        if self.storage is not None:
+            check_url(self.storage)
+        return self
 
 
 class Cases(Document):
@@ -125,6 +148,9 @@ class Experiment(Document):
             for name in bounds:
                 if name not in SCALAR_NAMES:
                     raise ConfigError(f"unknown scalar; {suggest(name, SCALAR_NAMES)}", key=f"{key}.{name}")
+        timed = next((key for key, name in self.named() if name in ("latency", "speedup")), None)
+        if timed is not None and not self.search.timing_rounds:
+            raise ConfigError(f"got 0; {timed} needs at least 1", key="search.timing_rounds")
         self.metrics.check_named(self.named())
         return self
 

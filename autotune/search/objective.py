@@ -71,6 +71,11 @@ class Bound(Document):
             raise ConfigError("give min or max, one of them")
         return self
 
+    @property
+    def limit(self) -> float:
+        """The limit itself."""
+        return self.max if self.min is None and self.max is not None else self.min or 0.0
+
     def violation(self, value: float) -> float:
         """How far a value is outside, as a share of the limit; at most 0 when it holds."""
         if self.min is not None:

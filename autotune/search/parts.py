@@ -145,9 +145,15 @@ def measure(
                 yield state.job, joined([state.found[i] for i in range(len(state.parts))])
 
 
-def cut(job: Job, batch: int) -> list[Job]:
-    """Cut a job into parts of whole batches; only the first one is timed, and has a batch for each round."""
-    size = max(1, -(-PART_CASES // batch)) * batch
+def cut(job: Job, batch: int, least: int = PART_CASES) -> list[Job]:
+    """Cut a job into parts; only the first one is timed, and has a batch for each round.
+
+    Args:
+        job: what is measured.
+        batch: cases of a batch; parts are whole ones.
+        least: cases of a part, rounded up.
+    """
+    size = max(1, -(-least // batch)) * batch
     first = job.rounds * batch or size
     starts = [0, *range(first, len(job.cases), size)]
     return [

@@ -7,12 +7,12 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
@@ -27,16 +27,24 @@ from autotune.search.experiment import Experiment
 from autotune.search.export import export, summary, write_summary
 from autotune.search.floors import uncached_floors
 from autotune.search.model import NOT_OF_THE_SPEC
-from autotune.search.optuna_study import counts, open_study, recover
+from autotune.search.optuna_study import counts, recover
 from autotune.search.plot import pareto_png
 from autotune.search.profiling import Profiling
+from autotune.search.progress import Progress, WatchedExecutor
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer, check_measured, reference_sets
+from autotune.search.screening import Screen
 from autotune.search.space import SearchSpace
+from autotune.search.status import Status
 from autotune.search.store import RunFolder, TrialRow
-from autotune.search.study import SearchLoop
+from autotune.search.study import SearchLoop, tell_untold
 from autotune.search.tracker import Tracker
+from autotune.search.tracking import close_tracker, open_tracker
+from autotune.search.trial_book import TrialBook
 from autotune.search.warm_starts import warm_starts
+
+if TYPE_CHECKING:
+    import optuna
 
 log = logging.getLogger(__name__)
 SCREENED = 12  # warm starts that are certified when no trials are searched
@@ -92,8 +100,7 @@ class SearchRun:
         executor: where tasks run; started here.
         factory: builds the workers' evaluators.
         tracker: where the search is shown.
-        on_phase: told what is being done, for people.
-        on_progress: told trials done and hypervolume.
+        show: told how far the search is, for people; often.
     """
 
     experiment: Experiment
@@ -102,8 +109,10 @@ class SearchRun:
     executor: Executor
     factory: EvaluatorFactory
     tracker: Tracker
-    on_phase: Callable[[str], None] = lambda text: None
-    on_progress: Callable[[int, float], None] = lambda done, volume: None
+    show: Callable[[Status], None] = lambda status: None
+
+    def __post_init__(self) -> None:
+        self.progress = Progress(self.experiment, self.folder, self.show)
 
     def run(self) -> Outcome:
         """Run the search; SIGTERM and SIGINT drain it.
@@ -113,18 +122,18 @@ class SearchRun:
             RunBrokenError: the run cannot go on; what is saved stays.
         """
         finished = self.folder.path / "summary.json"
-        study = open_study(self.folder.path, self.experiment.objectives)
+        study = self.folder.open_study(self.experiment)
         told = counts(study)
         done = finished.exists() and told["complete"] + told["pruned"] >= self.experiment.search.trials
-        self.tracker.start(self.experiment.name, self.experiment.to_data(), {"folder": self.folder.path.name})
         status = "FAILED"
         with stop_on_signals() as stopped:
             try:
                 if done:
                     outcome = Outcome(json.loads(finished.read_text()), interrupted=False)
+                    self._open_tracker(self._profiled(), outcome.summary["environment"])
                 else:
                     finished.unlink(missing_ok=True)  # it speaks of an earlier, shorter search
-                    self.on_phase("starting workers")
+                    self.progress.phase("starting workers")
                     self.executor.start(self.factory)
                     outcome = self._search(study, stopped)
                 status = "KILLED" if outcome.interrupted else "FINISHED"
@@ -135,46 +144,36 @@ class SearchRun:
 
     def _search(self, study: Any, stopped: threading.Event) -> Outcome:
         started = time.monotonic()
-        dispatcher = Dispatcher(self.executor)
+        dispatcher = Dispatcher(WatchedExecutor(self.executor, self.progress))
         cases = self.experiment.cases
-        chosen, holdout = make_cases(
-            self.experiment.model.prompts, cases.search, cases.holdout, cases.seed, cases.repeat
-        )
-        self.on_phase("profiling the uncached model")
+        chosen, holdout = self._cases()
+        self.progress.phase("profiling the uncached model")
         batch = chosen[: cases.batch]
         profile = Profiling(
-            dispatcher, self.folder, batch, cases.sensitivity, stopped.is_set, self.on_phase
+            dispatcher, self.folder, batch, cases.sensitivity, stopped.is_set, self.progress.phase
         ).take()
         if profile is None:
             return Outcome({}, interrupted=True)
         baseline = self._baseline(dispatcher, holdout)
+        self.progress.environment(baseline.environment)
+        self._open_tracker(profile, baseline.environment)
         scorer = Scorer(reference_sets(self.experiment.metrics, baseline))
         check_measured(self.experiment.named(), scorer.scalars(baseline))
-        loop = SearchLoop(
-            self.experiment,
-            self.space,
-            self.folder,
-            study,
-            dispatcher,
-            self.tracker,
-            scorer,
-            profile,
-            chosen,
-            stopped.is_set,
-            self.on_progress,
-        )
-        again = recover_and_enqueue(study, self.space, profile, self.experiment)
-        log.info("%d points queued, %d of them from an interrupted run", *again)
-        self.on_phase(f"searching: {self.experiment.search.trials} trials on {len(chosen)} cases")
+        screen = Screen(self.space, Scheduler(profile), self.experiment.objectives, self.experiment.bounds)
+        loop = self._loop(study, dispatcher, scorer, screen, chosen, stopped)
+        settings = self.experiment.search
+        self.progress.phase(f"searching: {settings.trials} trials on {len(chosen)} cases")
+        self.progress.trials(loop.so_far())
         loop.run()
         if stopped.is_set():
             return Outcome({}, interrupted=True)
-        told = sum(counts(study)[state] for state in ("complete", "pruned"))
-        settings = self.experiment.search
-        if told < settings.trials:
-            self.on_phase(f"{told} of {settings.trials} trials: search.max_seconds is {settings.max_seconds}")
-        rows = candidates(loop, self.experiment) if self.experiment.search.trials else self._screened(profile)
-        self.on_phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
+        if loop.stopped_by is not None:
+            limit = getattr(settings, loop.stopped_by)
+            self.progress.phase(
+                f"{loop.book.told} of {settings.trials} trials: search.{loop.stopped_by} is {limit}"
+            )
+        rows = candidates(loop, self.experiment) if settings.trials else screened(screen)
+        self.progress.phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
         floors = uncached_floors(baseline, scorer)
         certified = certify(
             dispatcher,
@@ -185,20 +184,19 @@ class SearchRun:
             holdout,
             self.folder.path / "certification",
             stopped.is_set,
-            self.on_phase,
+            self.progress.phase,
         )
         if stopped.is_set():
             return Outcome({}, interrupted=True)
-        self.on_phase("exporting")
+        self.progress.phase("exporting")
         members, tiers = export(self.folder, self.experiment, profile, certified, holdout)
-        drawn = [row for row in loop.rows if row.duplicate_of is None]
         data = summary(
             self.experiment,
             baseline,
             scorer,
             floors,
             {**counts(study), "deduplicated": loop.deduplicated},
-            len(drawn) * len(chosen) + (len(certified) + 1) * len(holdout) + len(chosen),
+            loop.images + (len(certified) + 1) * len(holdout) + len(chosen),
             time.monotonic() - started,
             loop.volume(),
             members,
@@ -207,49 +205,73 @@ class SearchRun:
             stored(references_folder(self.experiment, self.folder.path)),
         )
         write_summary(self.folder, data)
-        plot = pareto_png(self.folder.path / "pareto.png", data, loop.rows)
-        self._track_end(data, plot)
+        pareto_png(self.folder.path / "pareto.png", data, loop.rows)
+        close_tracker(self.tracker, self.experiment, data, self.folder.path)
+        self.progress.phase("finished")
         return Outcome(data, interrupted=False)
 
     def _baseline(self, dispatcher: Dispatcher, holdout: tuple[Case, ...]) -> Measurement:
-        self.on_phase("measuring the uncached model")
+        self.progress.phase("measuring the uncached model")
         value = dispatcher.run("baseline", holdout, self.experiment.search.certify_rounds).value
         if not isinstance(value, Measurement):
             raise TypeError("a baseline task returned something else")
         return value
 
-    def _screened(self, profile: Profile) -> list[TrialRow]:
-        """Warm starts as rows, for a search without trials."""
-        scheduler = Scheduler(profile)
-        rows = []
-        for number, (family, params) in enumerate(warm_starts(self.space, scheduler, SCREENED)):
-            policy = self.space.policy(family, params, profile.calibration, scheduler)
-            rows.append(TrialRow(number, family, params, policy.to_data(), {}, "", ""))
-        return rows
-
-    def _track_end(self, data: dict[str, Any], plot: Path) -> None:
-        self.tracker.artifacts(
-            {"presets": self.folder.presets, "plots": plot, "summary": self.folder.path / "summary.json"}
+    def _loop(
+        self,
+        study: optuna.Study,
+        dispatcher: Dispatcher,
+        scorer: Scorer,
+        screen: Screen,
+        cases: tuple[Case, ...],
+        stopped: threading.Event,
+    ) -> SearchLoop:
+        """The loop, with what a dead driver left told or queued again, and at the first start warm starts."""
+        search = self.experiment.search
+        tell_untold(study, self.folder.rows(), self.experiment)
+        again = recover(study)
+        book = TrialBook(study, self.space, search.sampler, search.seed, self.folder.check_study)
+        if again:
+            log.info("%d points of an interrupted run are queued again", again)
+        if not book.asked:
+            for family, params in warm_starts(screen, round(search.trials * search.warm_starts)):
+                book.queue(family, params, {"source": "warm start"})
+        return SearchLoop(
+            self.experiment,
+            self.space,
+            self.folder,
+            book,
+            dispatcher,
+            self.tracker,
+            scorer,
+            screen,
+            cases,
+            stopped.is_set,
+            self.progress.trials,
+            lambda: self.progress.status.worker_seconds,
         )
-        metrics = {"hypervolume": data["hypervolume"], "front": float(len(data["front"]))}
-        for tier, member in data["tiers"].items():
-            metrics[f"{tier}_speedup"] = member["speedup"]
-            metrics[f"{tier}_psnr_p5"] = member["holdout"]["psnr_p5"]["value"]
-        self.tracker.progress(data["trials"]["complete"], metrics)
+
+    def _cases(self) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+        """Search and held-out cases."""
+        cases = self.experiment.cases
+        prompts = self.experiment.model.prompts
+        return make_cases(prompts, cases.search, cases.holdout, cases.seed, cases.repeat)
+
+    def _profiled(self) -> Profile:
+        return Profile.from_json((self.folder.path / "profile.json").read_text())
+
+    def _open_tracker(self, profile: Profile, environment: Mapping[str, str]) -> None:
+        folder, cases = self.folder.path, self._cases()
+        open_tracker(self.tracker, self.experiment, profile.signature, environment, folder, cases)
 
 
-def recover_and_enqueue(
-    study: Any, space: SearchSpace, profile: Profile, experiment: Experiment
-) -> tuple[int, int]:
-    """Queue what a dead driver left, and at the first start the warm starts; return both counts."""
-    again = recover(study)
-    if study.get_trials(deepcopy=False):
-        return again, again
-    wanted = round(experiment.search.trials * experiment.search.warm_starts)
-    points = warm_starts(space, Scheduler(profile), wanted)
-    for family, params in points:
-        study.enqueue_trial(space.encode(family, params), skip_if_exists=True)
-    return len(points), 0
+def screened(screen: Screen) -> list[TrialRow]:
+    """The best warm starts as rows, for a search without trials."""
+    found = []
+    for number, (family, params) in enumerate(warm_starts(screen, SCREENED)):
+        policy = screen.candidate(family, params).policy
+        found.append(TrialRow(number, family, params, policy.to_data(), {}, "", "", source="warm start"))
+    return found
 
 
 @contextmanager

@@ -1,167 +1,222 @@
-"""Static schedules from the profile: exact dynamic programming over the computed steps.
+"""The scheduler: turns what a search asks for, such as eleven computed steps, into a policy of the profile.
 
-Source: DPCache, arXiv:2602.22654 (the cost of a gap depends on the two computed steps before it). Ours:
-the cost is the squared residual error under the chosen predictor, weighted by the measured sensitivity
-of the picture to each step, and comes from inner products of the recorded residuals alone.
+Static schedules start from the exact optimum of a sum of gaps (`gaps`), and single computed steps are then
+moved as long as the error model, which also knows that errors add up or cancel, finds it better.
 """
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby, pairwise
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from autotune.scoring.profile import Profile
-from xslim.policy.decision import Action
-from xslim.policy.policy import Predictor
-from xslim.runtime.predictors import Kept, weights
+from autotune.scoring.profile import Array, Profile
+from autotune.search.error_model import Weighting, log_error
+from autotune.search.gaps import MAX_GAP, Plan, Rule, gap_costs, plans, step_errors
+from autotune.search.replay import Replay
+from autotune.search.space import Schedule
+from xslim.policy.controller import ControllerState, error_growth
+from xslim.policy.decision import Action, StepInfo
+from xslim.policy.policy import DualThreshold, Pattern, Policy, Predictor
 
-MAX_GAP = 24  # longest run of skips considered: half of the usual 50 steps
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The best schedule with some number of computed steps; no steps where none exists."""
-
-    steps: tuple[int, ...]
-    cost: float
+MOVES = (-1, 1, -2, 2, -3, 3)  # by how much a computed step is moved
+SWEEPS = 12  # over all computed steps
+WINDOW = 10  # steps whose growth is summed at most, where a policy allows any number of skips
+PLAIN = Weighting(coherence=0.0)
 
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Computes schedules for one profile; remembers what it computed."""
+    """Computes schedules and thresholds for one profile; remembers what it computed."""
 
     profile: Profile
     max_gap: int = MAX_GAP
-    _plans: dict[Predictor, list[Plan]] = field(default_factory=dict)
+    replay: Replay = field(init=False)
+    _errors: dict[Predictor, Array] = field(default_factory=dict)
+    _plans: dict[tuple[Predictor, Weighting, Rule], list[Plan]] = field(default_factory=dict)
+    _found: dict[tuple[Predictor, int, Weighting, Rule], tuple[int, ...]] = field(default_factory=dict)
+    _matrices: dict[Weighting, Array] = field(default_factory=dict)
 
-    def computed_steps(self, predictor: Predictor, full_steps: int) -> tuple[int, ...]:
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "replay", Replay(self.profile))
+
+    def pattern(self, policy: Policy, asked: Schedule) -> str:
+        """Return one letter a step: the best computed steps, and refreshes where they help most.
+
+        Args:
+            policy: its predictor, block and token parts are used.
+            asked: how many of what, and how steps weigh.
+        """
+        weighting = asked.weighting
+        steps = self.computed_steps(policy.predictor, asked.full_steps, weighting, asked.rule)
+        letters = [str(Action.SKIP)] * self.profile.num_steps
+        for step in steps:
+            letters[step] = Action.FULL
+        places = self._places(policy, letters, steps, asked, self._matrix(weighting))
+        for i, place in enumerate(sorted(places)):
+            letters[place] = asked.polish[i % len(asked.polish)]
+        return "".join(letters)
+
+    def computed_steps(
+        self, predictor: Predictor, full_steps: int, weighting: Weighting = PLAIN, rule: Rule = "sum"
+    ) -> tuple[int, ...]:
         """Return which steps to compute, so many in all, first one included.
 
         Args:
             predictor: what fills the skipped steps.
             full_steps: number of computed steps; clipped to what a schedule can have.
+            weighting: how steps weigh; without coherence the result is the exact optimum.
+            rule: of which sum of gaps or worst gap.
         """
-        plans = self._planned(predictor)
-        fewest = next(count for count, plan in enumerate(plans) if plan.steps)
-        return plans[min(max(full_steps, fewest), self.profile.num_steps)].steps
+        planned = self.planned(predictor, weighting, rule)
+        fewest = next(count for count, plan in enumerate(planned) if plan.steps)
+        count = min(max(full_steps, fewest), self.profile.num_steps)
+        if weighting.coherence == 0.0:
+            return planned[count].steps
+        key = (predictor, count, weighting, rule)
+        if key not in self._found:
+            self._found[key] = self._moved(predictor, planned[count].steps, self._matrix(weighting))
+        return self._found[key]
 
-    def cost(self, predictor: Predictor, full_steps: int) -> float:
-        """Estimated squared picture error of the best schedule; infinite where there is none."""
-        return self._planned(predictor)[min(full_steps, self.profile.num_steps)].cost
+    def planned(self, predictor: Predictor, weighting: Weighting = PLAIN, rule: Rule = "sum") -> list[Plan]:
+        """The exact optimum for every number of computed steps: of the sum of gaps, or of the worst one."""
+        key = (predictor, replace(weighting, coherence=0.0), rule)
+        if key not in self._plans:
+            sensitivity = weighting.sensitivity(self.profile.sensitivity)
+            self._plans[key] = plans(gap_costs(self._step_errors(predictor), sensitivity), rule)
+        return self._plans[key]
 
-    def _planned(self, predictor: Predictor) -> list[Plan]:
-        if predictor not in self._plans:
-            self._plans[predictor] = _plan(self._gap_costs(predictor), self.profile.num_steps)
-        return self._plans[predictor]
+    def log_error(self, policy: Policy, weighting: Weighting) -> float:
+        """Logarithm of the error model's estimate for any policy."""
+        return float(log_error(self.replay.run(policy).products, self._matrix(weighting)))
 
-    def pattern(self, predictor: Predictor, full_steps: int, refreshes: int, polish: str) -> str:
-        """Return a schedule with block or token refreshes in the middle of its longest gaps.
+    def threshold(self, policy: Policy, quantile: float) -> float:
+        """Return the critical error that a share of the recorded windows stay below.
+
+        A window is a run of steps that one computation could serve, up to the policy's limit of skips; its
+        error is the sum of the policy's own estimate of growth over it. 0 computes every step.
 
         Args:
-            predictor: what fills the skipped steps.
-            full_steps: computed steps.
-            refreshes: how many skipped steps become refreshes, the middle of the costliest gaps first.
-            polish: letters that the refreshes take in turn, such as `T` or `BT`.
+            policy: an online one; its indicator and its limit of skips are used.
+            quantile: the share, 0 to 1.
         """
-        steps = self.computed_steps(predictor, full_steps)
-        letters = [str(Action.SKIP)] * self.profile.num_steps
-        for step in steps:
-            letters[step] = Action.FULL
-        bounds = [*steps, self.profile.num_steps]
-        gaps = [(a, b) for a, b in itertools.pairwise(bounds) if b - a >= 3]
-        gaps.sort(key=lambda gap: (-self._gap_weight(*gap), gap))
-        chosen = sorted((a + b) // 2 for a, b in gaps[:refreshes])
-        for i, step in enumerate(chosen):
-            letters[step] = polish[i % len(polish)]
-        return "".join(letters)
+        growth = self._growth(policy)
+        rule = policy.controller
+        limit = rule.max_consecutive_skips if isinstance(rule, DualThreshold) else None
+        longest = min((limit or WINDOW) + 1, growth.shape[0])
+        sums = [
+            np.lib.stride_tricks.sliding_window_view(growth, length, axis=0).sum(-1).ravel()
+            for length in range(1, longest + 1)
+        ]
+        known = np.concatenate(sums)
+        known = known[np.isfinite(known)]
+        return float(np.quantile(known, quantile)) if len(known) and quantile > 0 else 0.0
 
-    def _gap_weight(self, start: int, end: int) -> float:
-        """How much a gap costs when the residual is held through it."""
-        return float(sum(self._error((start,), (1.0,), step) for step in range(start + 1, end)))
+    def _growth(self, policy: Policy) -> Array:
+        """The policy's estimate of growth at every step, [steps - 1, rows], NaN where undefined."""
+        steps, rows = self.profile.num_steps, len(self.profile.gram)
+        found = np.full((steps - 1, rows), np.nan)
+        for row in range(rows):
+            readings = self.replay.readings(policy, row)
+            for step in range(1, steps):
+                state = ControllerState(computed=True, full_at=step - 1)
+                value = error_growth(policy, state, StepInfo(step, steps), readings[step])
+                found[step - 1, row] = np.nan if value is None else value
+        return found
 
-    def _weights(self, predictor: Predictor, nodes: tuple[int, ...], step: int) -> tuple[float, ...]:
-        """Weights of some computed steps, newest first, for a predicted one."""
+    def _step_errors(self, predictor: Predictor) -> Array:
+        if predictor not in self._errors:
+            self._errors[predictor] = step_errors(self.replay, predictor, self.max_gap)
+        return self._errors[predictor]
 
-        def dot(i: int, j: int) -> Tensor:
-            return torch.tensor(self._mean_gram[nodes[i], nodes[j]])
+    def _matrix(self, weighting: Weighting) -> Array:
+        if weighting not in self._matrices:
+            self._matrices[weighting] = weighting.matrix(self.profile.sensitivity)
+        return self._matrices[weighting]
 
-        times = tuple(float(node) for node in nodes)
-        found = weights(predictor, Kept(times, float(step), self.profile.num_steps, dot))
-        return tuple(float(w) for w in found)
+    def _moved(self, predictor: Predictor, steps: tuple[int, ...], matrix: Array) -> tuple[int, ...]:
+        """Move single computed steps while the error model's estimate falls."""
 
-    def _error(self, nodes: tuple[int, ...], w: tuple[float, ...], step: int) -> float:
-        """Weighted squared error of predicting a step's residual from some computed ones."""
-        index = [*nodes, step]
-        coefficients = np.array([*w, -1.0])
-        gram = self._mean_gram[np.ix_(index, index)]
-        error = float(coefficients @ gram @ coefficients)
-        return max(error, 0.0) * float(self.profile.sensitivity[step]) ** 2
+        def error(chosen: tuple[int, ...]) -> float:
+            return float(log_error(self._products(predictor, chosen), matrix))
 
-    @cached_property
-    def _mean_gram(self) -> NDArray[np.float64]:
-        mean: NDArray[np.float64] = self.profile.gram.mean(0)
-        return mean
+        best, least = steps, error(steps)
+        for _ in range(SWEEPS):
+            before = least
+            for place in range(1, len(best)):
+                best, least = self._best_move(best, place, least, error)
+            if least >= before - 1e-9:
+                break
+        return best
 
-    def _gap_costs(self, predictor: Predictor) -> NDArray[np.float64]:
-        """Cost [i, j, k] of skipping j+1 .. k-1 with j computed last and i before it; i = j means no i.
+    def _best_move(
+        self,
+        steps: tuple[int, ...],
+        place: int,
+        least: float,
+        error: Callable[[tuple[int, ...]], float],
+    ) -> tuple[tuple[int, ...], float]:
+        best = steps
+        for move in MOVES:
+            step = steps[place] + move
+            if not 0 < step < self.profile.num_steps or step in steps:
+                continue
+            changed = tuple(sorted({*steps, step} - {steps[place]}))
+            bounds = [*changed, self.profile.num_steps]
+            if max(b - a for a, b in pairwise(bounds)) - 1 > self.max_gap:
+                continue
+            value = error(changed)
+            if value < least:
+                best, least = changed, value
+        return best, least
 
-        A prediction that reads more computed steps is costed as it is from two, at order 1, which the
-        exact recursion over pairs can hold.
-        """
-        steps = self.profile.num_steps
-        costs = np.full((steps, steps, steps + 1), np.inf)
-        for j in range(steps):
-            for i in range(j + 1):
-                if predictor.history == 1 and i != j:
-                    costs[i, j] = costs[j, j]
-                    continue
-                nodes = (j,) if i == j else (j, i)
-                total = 0.0
-                costs[i, j, j + 1] = 0.0
-                for k in range(j + 2, min(steps, j + 1 + self.max_gap) + 1):
-                    total += self._error(nodes, self._weights(predictor, nodes, k - 1), k - 1)
-                    costs[i, j, k] = total
-        if predictor.history == 1:  # filled after the diagonal is known
-            for j in range(steps):
-                costs[: j + 1, j] = costs[j, j]
-        return costs
+    def _products(self, predictor: Predictor, steps: tuple[int, ...]) -> Array:
+        """Inner products of the residual errors of a schedule of computed steps and skips."""
+        size = self.profile.num_steps
+        used = np.zeros((size, size))
+        kept: tuple[int, ...] = ()
+        computed = set(steps)
+        for step in range(size):
+            if step in computed:
+                used[step, step] = 1.0
+                kept = (step, *kept)[: predictor.history]
+                continue
+            w = self.replay.predicted(predictor, kept, step)
+            used[step, list(kept[: len(w)])] = w
+        return self.replay.products(used - np.eye(size))
+
+    def _places(
+        self, policy: Policy, letters: list[str], steps: tuple[int, ...], asked: Schedule, matrix: Array
+    ) -> list[int]:
+        """Skipped steps that become refreshes, each the one that lowers the estimate most."""
+        first = steps[1] if len(steps) > 1 else self.profile.num_steps  # tokens are ranked by two residuals
+        chosen: list[int] = []
+        trial = list(letters)
+        for number in range(asked.refreshes):
+            letter = asked.polish[number % len(asked.polish)]
+            free = [i for i in _middles(trial) if letter != "T" or i > first]
+            if not free:
+                break
+
+            def error(place: int, letter: str = letter) -> float:
+                steps = "".join([*trial[:place], letter, *trial[place + 1 :]])
+                changed = policy.model_copy(update={"controller": Pattern(steps=steps)})
+                return float(log_error(self.replay.run(changed).products, matrix))
+
+            place = min(free, key=error)
+            trial[place] = letter
+            chosen.append(place)
+        return chosen
 
 
-def _plan(costs: NDArray[np.float64], steps: int) -> list[Plan]:
-    """Return the best schedule for every count of computed steps.
-
-    State: the last two computed steps. D[i, j] after m computed steps is the least cost of everything
-    before j; closing adds the tail.
-    """
-    best = np.full((steps, steps), np.inf)
-    best[0, 0] = 0.0  # one computed step: the first
-    parents: list[NDArray[np.int64]] = []
-    plans = [Plan((), np.inf)]
-    for count in range(1, steps + 1):
-        final = best + costs[:, :, steps]
-        i, j = np.unravel_index(int(np.argmin(final)), final.shape)
-        found = np.isfinite(final[i, j])
-        plans.append(Plan(_backtrack(parents, int(i), int(j)) if found else (), float(final[i, j])))
-        if count == steps:
-            break
-        # next step k after (i, j): new state (j, k)
-        through = best[:, :, None] + costs[:, :, :steps]  # [i, j, k]
-        parent = np.argmin(through, axis=0)  # [j, k]
-        best = np.take_along_axis(through, parent[None], axis=0)[0]
-        best[np.tril_indices(steps)] = np.inf
-        parents.append(parent)
-    return plans
-
-
-def _backtrack(parents: list[NDArray[np.int64]], i: int, j: int) -> tuple[int, ...]:
-    path = [j]
-    for parent in reversed(parents):
-        path.append(i)
-        i, j = int(parent[i, j]), i
-    return tuple(sorted(set(path)))
+def _middles(letters: Sequence[str]) -> list[int]:
+    """The middle of every run of skips."""
+    found, start = [], 0
+    for skipped, run in groupby(letters, lambda letter: letter == Action.SKIP):
+        length = len(list(run))
+        if skipped:
+            found.append(start + length // 2)
+        start += length
+    return found

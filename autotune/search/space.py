@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from autotune.search.error_model import COHERENCE, Weighting
 from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.document import Document, describe
-from xslim.policy.policy import TABLE_SIGNALS, Indicator, Pattern, Policy, Predictor
+from xslim.policy.policy import TABLE_SIGNALS, Controller, Indicator, Pattern, Policy
 from xslim.policy.preset import load_preset
 
 SCHEMA_VERSION = 1
 FAMILY = "family"
-SCHEDULE = "schedule"  # searched keys below it are no policy keys: they ask the profile for a schedule
+# searched keys below these are no policy keys: they ask the profile for a schedule, or for a threshold
+SCHEDULE, QUANTILE = "schedule", "quantile"
 # stands in for the profile's table while a space is checked
 FLAT_TABLE = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
 Scalar = bool | int | float | str | None
 Params = Mapping[str, Any]
+_Asked = TypeVar("_Asked", bound=Document)
 
 
 class FloatRange(Document):
@@ -84,18 +87,45 @@ class Schedule(Document):
         full_steps: computed steps.
         refreshes: skipped steps that become refreshes.
         polish: letters that the refreshes take in turn.
+        tilt: how much more late steps weigh than the profile says; see `Weighting`.
+        bend: likewise of both ends.
+        coherence: how far errors of neighbouring steps add up; 0 makes the schedule that of DPCache.
+        rule: the exact schedule to start from: the least sum of its gaps, or the least worst gap (LeMiCa).
     """
 
     full_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     refreshes: Annotated[int, Field(ge=0, le=10_000)] = 0
     polish: Annotated[str, Field(pattern=r"^[BT]{1,100}$")] = "B"
+    tilt: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
+    bend: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
+    coherence: Annotated[float, Field(ge=0.0, le=1.0)] = COHERENCE
+    rule: Literal["sum", "max"] = "sum"
+
+    @property
+    def weighting(self) -> Weighting:
+        """How steps weigh."""
+        return Weighting(self.tilt, self.bend, self.coherence)
+
+
+class Quantile(Document):
+    """A threshold asked of the profile; the keys `quantile.*`.
+
+    Attributes:
+        critical: share of the recorded windows whose error stays below `controller.critical`.
+    """
+
+    critical: Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class Planner(Protocol):
-    """Makes schedules from a profile; see `autotune.search.schedules.Scheduler`."""
+    """Makes schedules and thresholds from a profile; see `autotune.search.schedules.Scheduler`."""
 
-    def pattern(self, predictor: Predictor, full_steps: int, refreshes: int, polish: str) -> str:
+    def pattern(self, policy: Policy, asked: Schedule) -> str:
         """Return one letter a step."""
+        ...
+
+    def threshold(self, policy: Policy, quantile: float) -> float:
+        """Return a value of `controller.critical`."""
         ...
 
 
@@ -166,14 +196,22 @@ class Family(Document):
         data = self._base()
         for key, value in params.items():
             _put(data, key, value)
-        schedule = _take_schedule(data)
+        schedule, quantile = _take(data, SCHEDULE, Schedule), _take(data, QUANTILE, Quantile)
+        if schedule is not None:  # one letter holds the pattern's place
+            data["controller"] = {"kind": "pattern", "steps": Action.FULL.value}
         _normalise_weights(data)
         _calibrate(data, calibration)
         policy = Policy.parse(data)
-        if schedule is None or planner is None:
+        if planner is None:
             return policy
-        steps = planner.pattern(policy.predictor, schedule.full_steps, schedule.refreshes, schedule.polish)
-        return policy.model_copy(update={"controller": Pattern(steps=steps)})
+        if schedule is not None:
+            controller: Controller = Pattern(steps=planner.pattern(policy, schedule))
+        elif quantile is not None:
+            critical = planner.threshold(policy, quantile.critical)
+            controller = policy.controller.model_copy(update={"critical": critical})
+        else:
+            return policy
+        return policy.model_copy(update={"controller": controller})
 
     def _base(self) -> dict[str, Any]:
         if not isinstance(self.base, str):
@@ -246,16 +284,14 @@ def _extremes(searched: FloatRange | IntRange | Choice) -> tuple[Any, ...]:
     return searched.choices if isinstance(searched, Choice) else (searched.low, searched.high)
 
 
-def _take_schedule(data: dict[str, Any]) -> Schedule | None:
-    """Take what is asked of the profile out of a policy's data; one letter holds the pattern's place."""
-    if SCHEDULE not in data:
+def _take(data: dict[str, Any], part: str, kind: type[_Asked]) -> _Asked | None:
+    """Take what is asked of the profile out of a policy's data."""
+    if part not in data:
         return None
     try:
-        schedule = Schedule.parse(data.pop(SCHEDULE))
+        return kind.parse(data.pop(part))
     except ConfigError as error:
-        raise error.at(key=f"{SCHEDULE}.{error.key}") from None
-    data["controller"] = {"kind": "pattern", "steps": Action.FULL.value}
-    return schedule
+        raise error.at(key=f"{part}.{error.key}") from None
 
 
 def _signals(data: Mapping[str, Any]) -> Mapping[str, Any] | None:

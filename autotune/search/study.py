@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from hashlib import sha256
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
@@ -15,22 +14,28 @@ from optuna.trial import TrialState
 
 from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
-from autotune.scoring.profile import Profile
 from autotune.search.dispatch import Dispatcher, RunBrokenError, last_line
 from autotune.search.executor import TaskResult
 from autotune.search.experiment import Experiment
-from autotune.search.objective import METRIC_NAMES, violations
-from autotune.search.optuna_study import counts, sampler_for, tell
+from autotune.search.identity import effective_key
+from autotune.search.objective import METRIC_NAMES, METRIC_OF, violations
+from autotune.search.optuna_study import tell
 from autotune.search.pareto import front, hypervolume
-from autotune.search.schedules import Scheduler
+from autotune.search.parts import Job, cut, joined
+from autotune.search.race import beaten
 from autotune.search.scorer import Scorer
+from autotune.search.screening import Screen, log_metric
 from autotune.search.space import SearchSpace
+from autotune.search.status import Trials, trials_so_far
 from autotune.search.store import RunFolder, TrialRow
 from autotune.search.tracker import Tracker
-from xslim.policy.policy import Pattern, Policy
+from autotune.search.trial_book import TrialBook
+from xslim.policy.policy import Policy
 
 log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
+SAMPLED_EVERY = 4  # of the points without a source, every so many come from the sampler
+GROWTH = 1e-3  # of the hypervolume, below which a trial counts as no progress
 # the worst value of each objective, minimised, for the hypervolume; fixed so that searches compare
 HYPERVOLUME_REFERENCE = {
     "latency": 1.0,
@@ -42,6 +47,28 @@ HYPERVOLUME_REFERENCE = {
     "kid": 1.0,
     "memory": 2.0**40,
 }
+Asked = tuple[optuna.Trial, str, dict[str, Any]]
+
+
+@dataclass
+class Work:
+    """A candidate that is being measured, and the trials that turned out to be the same one."""
+
+    asked: Asked
+    policy: Policy
+    parts: list[Job]
+    found: dict[int, Measurement] = field(default_factory=dict)
+    others: list[Asked] = field(default_factory=list)
+
+    @property
+    def measured(self) -> Measurement:
+        """What is in, in the order of the cases."""
+        return joined([self.found[i] for i in sorted(self.found)])
+
+    @property
+    def whole(self) -> bool:
+        """Whether all cases are in."""
+        return len(self.found) == len(self.parts)
 
 
 @dataclass
@@ -50,53 +77,63 @@ class SearchLoop:
 
     Attributes:
         rows: everything measured so far, this run's and earlier ones'.
+        stopped_by: the setting that ended the search before its trials were in, or None.
     """
 
     experiment: Experiment
     space: SearchSpace
     folder: RunFolder
-    study: optuna.Study
+    book: TrialBook
     dispatcher: Dispatcher
     tracker: Tracker
     scorer: Scorer
-    profile: Profile
+    screen: Screen
     cases: tuple[Case, ...]
     stop: Callable[[], bool]
-    on_progress: Callable[[int, float], None]
+    on_trials: Callable[[Trials], None] = lambda trials: None
+    worker_seconds: Callable[[], float] = lambda: 0.0
 
     def __post_init__(self) -> None:
         self.rows: list[TrialRow] = self.folder.rows()
+        self.stopped_by: str | None = None
         self.deduplicated = sum(row.duplicate_of is not None for row in self.rows)
-        self.scheduler = Scheduler(self.profile)
-        self._by_key = {effective_key(Policy.parse(row.policy)): row for row in self.rows}
+        self._by_key: dict[str, TrialRow] = {}
+        self._volumes: list[float] = []
+        self._front: list[TrialRow] = []
+        for row in self.rows:
+            policy = Policy.parse(row.policy)
+            if row.duplicate_of is None:
+                self.screen.note(policy, row.scalars)
+            self._by_key[effective_key(policy)] = row
+            self._update_front(row)
+        self._work: dict[str, Work] = {}
+        self._parts: deque[tuple[str, int]] = deque()  # that may be sent
+        self._timed: dict[str, dict[str, float]] = {}  # trace of the timed part -> its latency
         self._failures = 0
-        self._waiting: dict[str, list[tuple[optuna.Trial, str, dict[str, Any]]]] = {}
-        self._tell_untold()
 
     def run(self) -> None:
-        """Search until the trials, the seconds or the user say stop; what is in flight is finished.
+        """Search until the trials, a limit or the user say stop; what is in flight is finished.
 
         Raises:
             RunBrokenError: three candidates in a row failed.
         """
         started = time.monotonic()
-        limit = self.experiment.search.max_seconds
-        while not self.stop() and self._told() < self.experiment.search.trials:
-            if limit is not None and time.monotonic() - started > limit:
+        while not self.stop() and self.book.told < self.experiment.search.trials:
+            self.stopped_by = self._limit(time.monotonic() - started)
+            if self.stopped_by is not None:
                 break
-            asked = self._told() + self.dispatcher.flying + sum(map(len, self._waiting.values()))
-            while self.dispatcher.free and asked < self.experiment.search.trials and not self.stop():
-                self._ask()
-                asked += 1
+            while self.dispatcher.free and not self.stop() and (self._parts or self._wanted > 0):
+                if self._parts:
+                    self._send(*self._parts.popleft())
+                else:
+                    self._ask()
             for tag, result in self.dispatcher.wait():
                 self._take(tag, result)
-        self.dispatcher.drain(self._take)
+        self._finish_work()
 
     def best(self) -> list[TrialRow]:
         """Rows on the feasible front, fastest first."""
-        feasible = [row for row in self.rows if self._feasible(row)]
-        kept = [feasible[i] for i in front([self.minimised(row) for row in feasible])]
-        return sorted(kept, key=lambda row: self.minimised(row))
+        return sorted(self._front, key=lambda row: self.minimised(row))
 
     def minimised(self, row: TrialRow) -> tuple[float, ...]:
         """A row's objectives, all to be minimised."""
@@ -107,124 +144,199 @@ class SearchLoop:
 
     def volume(self) -> float:
         """Hypervolume of the feasible front."""
-        reference = [HYPERVOLUME_REFERENCE[name] for name in self.experiment.objectives]
-        return hypervolume([self.minimised(row) for row in self.best()], reference)
+        return self._volumes[-1] if self._volumes else 0.0
+
+    @property
+    def volumes(self) -> list[float]:
+        """Hypervolume after each row."""
+        return list(self._volumes)
+
+    @property
+    def images(self) -> int:
+        """Pictures or clips drawn for the trials."""
+        return sum(row.cases for row in self.rows if row.duplicate_of is None)
+
+    def so_far(self) -> Trials:
+        """What the trials have brought."""
+        return trials_so_far(
+            self.experiment, self.rows, self.book.counts, self._front, self.volume(), self.images
+        )
+
+    @property
+    def _wanted(self) -> int:
+        """Candidates still to be asked for."""
+        asked = sum(1 + len(work.others) for work in self._work.values())
+        return self.experiment.search.trials - self.book.told - asked
+
+    def _limit(self, seconds: float) -> str | None:
+        """The setting that says enough, or None."""
+        search = self.experiment.search
+        patience = search.patience
+        stalled = (
+            patience is not None
+            and len(self._volumes) > patience
+            and self._volumes[-1] <= self._volumes[-1 - patience] * (1 + GROWTH)
+        )
+        reached = {
+            "max_seconds": search.max_seconds is not None and seconds > search.max_seconds,
+            "max_worker_seconds": search.max_worker_seconds is not None
+            and self.worker_seconds() > search.max_worker_seconds,
+            "max_images": search.max_images is not None and self.images >= search.max_images,
+            "patience": stalled,
+        }
+        return next((name for name, yes in reached.items() if yes), None)
+
+    def _ask(self) -> None:
+        if self.experiment.search.screening and self.book.fresh and self.book.asked % SAMPLED_EVERY:
+            known = self._by_key.keys() | self._work.keys()
+            point = self.screen.propose(known, [row.scalars for row in self._front])
+            if point is not None:
+                self.book.queue(*point, {"source": "screening"})
+        trial, family, params = self.book.ask()
+        policy = self.space.policy(
+            family, params, self.screen.scheduler.profile.calibration, self.screen.scheduler
+        )
+        key = effective_key(policy)
+        known_row = self._by_key.get(key)
+        if known_row is not None:
+            self._finish((trial, family, params), known_row.copied(trial.number, family, params))
+        elif key in self._work:
+            self._work[key].others.append((trial, family, params))
+        else:
+            rounds = self.experiment.search.timing_rounds
+            parts = cut(Job(policy, self.cases, rounds), *(self.experiment.cases.batch,) * 2)
+            self._work[key] = Work((trial, family, params), policy, parts)
+            self._parts.append((key, 0))
+
+    def _send(self, key: str, index: int) -> None:
+        part = self._work[key].parts[index]
+        timed = frozenset(self._timed)
+        self.dispatcher.submit("evaluate", part.cases, (key, index), part.policy, part.rounds, timed)
+
+    def _take(self, tag: Any, result: TaskResult) -> None:
+        key, index = tag
+        work = self._work.get(key)
+        if work is None:  # another part of it failed, or it was beaten
+            return
+        if not isinstance(result.value, Measurement):
+            self._fail(self._work.pop(key), result)
+            return
+        self._failures = 0
+        work.found[index] = result.value
+        if work.whole or (index == 0 and self._beaten(work)):
+            self._close(key)
+        elif index == 0:
+            self._parts.extend((key, i) for i in range(1, len(work.parts)))
+
+    def _beaten(self, work: Work) -> bool:
+        metric = METRIC_OF[self.screen.leading]
+        measured = work.measured
+        if metric not in measured.quality.rows:
+            return False
+        errors = [log_metric(metric, float(value)) for value in measured.quality.rows[metric]]
+        by = beaten(measured.quality.compute_fraction, errors, metric, self._front)
+        if by is not None:
+            log.info("trial %d is beaten by trial %d on its first cases", work.asked[0].number, by.trial)
+        return by is not None
+
+    def _close(self, key: str) -> None:
+        """Make rows of a candidate whose measuring has ended."""
+        work = self._work.pop(key)
+        row = self._row(work)
+        self._by_key[key] = row
+        self.screen.note(work.policy, row.scalars)
+        self._finish(work.asked, row)
+        for other in work.others:
+            self._finish(other, row.copied(other[0].number, *other[1:]))
+
+    def _row(self, work: Work) -> TrialRow:
+        trial, family, params = work.asked
+        measured = work.measured
+        scalars = self.scorer.scalars(measured)
+        trace = work.found[0].quality.trace_sha256
+        if measured.latency is not None:
+            self._timed[trace] = {name: scalars[name] for name in ("latency", "speedup")}
+        else:  # the same work was timed before, or nothing is timed
+            scalars |= self._timed.get(trace, {})
+        rows = measured.quality.rows
+        named = {METRIC_OF[name] for name in (*self.experiment.objectives, *self.experiment.bounds)}
+        return TrialRow(
+            trial=trial.number,
+            family=family,
+            params=params,
+            policy=work.policy.to_data(),
+            scalars=scalars,
+            actions=measured.quality.actions,
+            trace_sha256=measured.quality.trace_sha256,
+            wall_s=measured.quality.wall_s,
+            cases=len(measured.quality.cases),
+            errors={
+                name: [round(log_metric(name, float(value)), 6) for value in rows[name]]
+                for name in sorted(named & rows.keys())
+            },
+            source=str(trial.user_attrs.get("source", "sampler")),
+        )
+
+    def _finish(self, asked: Asked, row: TrialRow) -> None:
+        """Write, then tell, then show."""
+        trial = asked[0]
+        self.folder.append(row)
+        self.rows.append(row)
+        self.deduplicated += row.duplicate_of is not None
+        before = [member.trial for member in self._front]
+        self._update_front(row)
+        values = [row.scalars[name] for name in self.experiment.objectives]
+        broken = violations(self.experiment.bounds, row.scalars)
+        self.book.tell(trial, values, broken, {"actions": row.actions, "cases": row.cases})
+        tags = {
+            "family": row.family,
+            "actions": row.actions,
+            "source": row.source,
+            "feasible": str(self._feasible(row)).lower(),
+            "attempt": str(trial.user_attrs.get("attempt", 1)),
+        }
+        self.tracker.trial(row.trial, row.params, row.scalars, tags)
+        members = [member.trial for member in self._front]
+        if members != before:
+            self.tracker.front(members)
+        trials = self.so_far()
+        self.tracker.progress(trials.done, trials.metrics())
+        self.on_trials(trials)
 
     def _feasible(self, row: TrialRow) -> bool:
         return all(v <= 0 for v in violations(self.experiment.bounds, row.scalars).values())
 
-    def _told(self) -> int:
-        found = counts(self.study)
-        return found["complete"] + found["pruned"]
+    def _update_front(self, row: TrialRow) -> None:
+        if row.duplicate_of is None and row.cases >= len(self.cases) and self._feasible(row):
+            members = [*self._front, row]
+            self._front = [members[i] for i in front([self.minimised(member) for member in members])]
+        reference = [HYPERVOLUME_REFERENCE[name] for name in self.experiment.objectives]
+        self._volumes.append(hypervolume([self.minimised(member) for member in self._front], reference))
 
-    def _ask(self) -> None:
-        number = len(self.study.get_trials(deepcopy=False))
-        search = self.experiment.search
-        self.study.sampler = sampler_for(search.sampler, search.seed, number)
-        trial = self.study.ask()
-        family, params = self.space.sample(trial)
-        policy = self.space.policy(family, params, self.profile.calibration, self.scheduler)
-        key = effective_key(policy)
-        known = self._by_key.get(key)
-        if known is not None:
-            self._finish(trial, _copy_row(known, trial.number, family, params))
-        elif key in self._waiting:
-            self._waiting[key].append((trial, family, params))
-        else:
-            self._waiting[key] = []
-            timed = frozenset(row.trace_sha256 for row in self.rows if "latency" in row.scalars)
-            tag = (trial, family, params, policy, key)
-            self.dispatcher.submit("evaluate", self.cases, tag, policy, search.timing_rounds, timed)
-
-    def _take(self, tag: Any, result: TaskResult) -> None:
-        trial, family, params, policy, key = tag
-        waiting = self._waiting.pop(key, [])
-        if not isinstance(result.value, Measurement):
-            self._fail(trial, result)
-            for other, *_ in waiting:
-                self.study.tell(other, state=TrialState.FAIL)
+    def _fail(self, work: Work, result: TaskResult) -> None:
+        reason = result.infeasible or (result.error or "")[-4000:]
+        for trial, *_ in (work.asked, *work.others):
+            self.book.close(trial, TrialState.FAIL, {"error": reason})
+        log.warning("trial %d failed: %s", work.asked[0].number, last_line(reason))
+        if result.infeasible is not None:
             return
-        self._failures = 0
-        row = self._row(trial.number, family, params, policy, result.value)
-        self._by_key[key] = row
-        self._finish(trial, row)
-        for other, other_family, other_params in waiting:
-            self._finish(other, _copy_row(row, other.number, other_family, other_params))
-
-    def _row(
-        self, number: int, family: str, params: dict[str, Any], policy: Policy, measured: Measurement
-    ) -> TrialRow:
-        scalars = self.scorer.scalars(measured)
-        trace = measured.quality.trace_sha256
-        twin = None
-        if "latency" not in scalars:  # the same work was timed before
-            twin = next(row for row in self.rows if row.trace_sha256 == trace and "latency" in row.scalars)
-            scalars |= {name: twin.scalars[name] for name in ("latency", "speedup")}
-        return TrialRow(
-            trial=number,
-            family=family,
-            params=params,
-            policy=policy.to_data(),
-            scalars=scalars,
-            actions=measured.quality.actions,
-            trace_sha256=trace,
-            wall_s=measured.quality.wall_s,
-        )
-
-    def _finish(self, trial: optuna.Trial, row: TrialRow) -> None:
-        """Write, then tell, then show."""
-        self.folder.append(row)
-        self.rows.append(row)
-        self.deduplicated += row.duplicate_of is not None
-        values = [row.scalars[name] for name in self.experiment.objectives]
-        broken = violations(self.experiment.bounds, row.scalars)
-        tell(self.study, trial, values, broken, {"actions": row.actions})
-        tags = {"family": row.family, "actions": row.actions, "feasible": str(self._feasible(row)).lower()}
-        self.tracker.trial(row.trial, row.params, row.scalars, tags)
-        done, volume = self._told(), self.volume()
-        self.tracker.progress(done, {"hypervolume": volume})
-        self.on_progress(done, volume)
-
-    def _fail(self, trial: optuna.Trial, result: TaskResult) -> None:
-        trial.set_user_attr("error", (result.error or "")[-4000:])
-        self.study.tell(trial, state=TrialState.FAIL)
-        log.warning("trial %d failed: %s", trial.number, last_line(result.error))
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             raise RunBrokenError(f"{FAILURES_IN_A_ROW} trials in a row failed: {last_line(result.error)}")
 
-    def _tell_untold(self) -> None:
-        """Tell results that were written before a crash and never reached the study."""
-        by_number = {t.number: t for t in self.study.get_trials(deepcopy=False)}
-        for row in self.rows:
-            trial = by_number.get(row.trial)
-            if trial is not None and trial.state == TrialState.RUNNING:
-                live = optuna.Trial(self.study, trial._trial_id)
-                values = [row.scalars[name] for name in self.experiment.objectives]
-                broken = violations(self.experiment.bounds, row.scalars)
-                tell(self.study, live, values, broken, {"actions": row.actions})
+    def _finish_work(self) -> None:
+        """Take what is in flight; candidates that are not whole then are asked again by a resumed search."""
+        self.dispatcher.drain(self._take)
+        self._parts.clear()
 
 
-def effective_key(policy: Policy) -> str:
-    """Hash what a policy can do: parts that its actions never reach are left out."""
-    data = policy.to_data()
-    if isinstance(policy.controller, Pattern):
-        data.pop("indicator", None)
-        for letter, part in (("B", "block"), ("T", "token")):
-            if letter not in policy.controller.steps:
-                data.pop(part, None)
-    return sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
-
-
-def _copy_row(row: TrialRow, number: int, family: str, params: Mapping[str, Any]) -> TrialRow:
-    origin = row.trial if row.duplicate_of is None else row.duplicate_of
-    return TrialRow(
-        trial=number,
-        family=family,
-        params=dict(params),
-        policy=row.policy,
-        scalars=row.scalars,
-        actions=row.actions,
-        trace_sha256=row.trace_sha256,
-        duplicate_of=origin,
-    )
+def tell_untold(study: optuna.Study, rows: list[TrialRow], experiment: Experiment) -> None:
+    """Tell results that were written before a crash and never reached the study."""
+    by_number: Mapping[int, Any] = {t.number: t for t in study.get_trials(deepcopy=False)}
+    for row in rows:
+        trial = by_number.get(row.trial)
+        if trial is not None and trial.state == TrialState.RUNNING:
+            live = optuna.Trial(study, trial._trial_id)
+            values = [row.scalars[name] for name in experiment.objectives]
+            broken = violations(experiment.bounds, row.scalars)
+            tell(study, live, values, broken, {"actions": row.actions, "cases": row.cases})

@@ -16,6 +16,7 @@ from autotune.search.experiment import Experiment
 from autotune.search.optuna_study import STUDY
 from autotune.search.run import Outcome, SearchRun
 from autotune.search.space import SearchSpace
+from autotune.search.status import Status
 from autotune.search.store import RunFolder
 from autotune.search.tracker import NullTracker, Tracker
 from xslim.policy.document import dump_yaml
@@ -57,7 +58,7 @@ EXPERIMENT: dict[str, Any] = {
     "model": {"path": "somewhere/local/model", "num_steps": STEPS, "prompts": [0, 1, 2]},
     "search_space": "space.yaml",
     "search": {"trials": 14, "certify": 4, "certify_rounds": 1},
-    "cases": {"search": 4, "holdout": 6, "batch": 2},
+    "cases": {"search": 4, "holdout": 6, "batch": 4},
     "metrics": {"net": "net"},
     "objectives": ["latency", "psnr"],
     "bounds": {"psnr_p5": {"min": 5.0}},
@@ -122,7 +123,7 @@ class Search:
         resume: bool = False,
         executor: Executor | None = None,
         tracker: Tracker | None = None,
-        on_progress: Callable[[int, float], None] = lambda done, volume: None,
+        show: Callable[[Status], None] = lambda status: None,
     ) -> Outcome:
         space, folder = SearchSpace.parse(self.space), RunFolder(self.folder)
         folder.acquire()
@@ -135,7 +136,7 @@ class Search:
                 executor or LocalExecutor(),
                 FormulaFactory(fails),
                 tracker or NullTracker(),
-                on_progress=on_progress,
+                show=show,
             ).run()
         finally:
             folder.release()

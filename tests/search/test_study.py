@@ -12,9 +12,9 @@ from optuna.trial import TrialState
 
 from autotune.search.dispatch import RunBrokenError
 from autotune.search.executor import LocalExecutor, Task, TaskResult
-from autotune.search.optuna_study import sampler_for
+from autotune.search.identity import effective_key
+from autotune.search.samplers import sampler_for
 from autotune.search.store import RunFolder
-from autotune.search.study import effective_key
 from tests.search.support import Search
 from xslim.errors import ConfigError
 from xslim.policy.policy import Pattern, Policy
@@ -66,9 +66,10 @@ def test_counts_files_and_study_agree(tmp_path: Path) -> None:
 def test_warm_starts_come_first(tmp_path: Path) -> None:
     search = Search(tmp_path, {"search.warm_starts": 0.5})
     search.run()
-    queued = ["fixed_params" in trial.system_attrs for trial in search.trials]
-    assert queued == [True] * 7 + [False] * 7
-    assert {row.family for row in search.rows[:7]} == {"online", "pattern"}
+    sources = [row.source for row in search.rows]
+    assert sources[:7] == ["warm start"] * 7
+    assert set(sources[7:]) <= {"screening", "sampler"}
+    assert [trial.user_attrs.get("source", "sampler") for trial in search.trials] == sources
 
 
 def test_constraints_are_the_bounds(tmp_path: Path) -> None:
@@ -259,7 +260,8 @@ def test_every_trial_has_a_seed_of_its_own() -> None:
 
 def test_the_same_seed_searches_the_same_points(tmp_path: Path) -> None:
     # neither family's points depend on what was measured before the sampler models anything
-    same, other = {"search.sampler": "random"}, {"search.sampler": "random", "search.seed": 1}
+    same = {"search.sampler": "random", "search.screening": False, "search.warm_starts": 0.5}
+    other = {**same, "search.seed": 1}
     searches = [Search(tmp_path / str(i), changes) for i, changes in enumerate((same, same, other))]
     for search in searches:
         search.run()
@@ -281,8 +283,8 @@ def test_other_objectives(tmp_path: Path, objectives: list[str]) -> None:
 
 def test_the_hypervolume_never_falls(tmp_path: Path) -> None:
     seen: list[tuple[int, float]] = []
-    outcome = Search(tmp_path).run(on_progress=lambda done, volume: seen.append((done, volume)))
-    assert [done for done, _ in seen] == list(range(1, 15))
+    outcome = Search(tmp_path).run(show=lambda s: seen.append((s.trials.done, s.trials.hypervolume)))
+    assert list(dict.fromkeys(done for done, _ in seen)) == list(range(15))
     volumes = [volume for _, volume in seen]
     assert volumes == sorted(volumes)
     assert outcome.summary["hypervolume"] == pytest.approx(volumes[-1], rel=1e-5)
@@ -296,10 +298,10 @@ def test_a_row_that_was_never_told_is_told(tmp_path: Path, monkeypatch: pytest.M
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        from autotune.search import study
+        from autotune.search import trial_book
 
-        tell = study.tell
-        patch.setattr(study, "tell", lambda *args: (crash(), tell(*args)))
+        tell = trial_book.tell
+        patch.setattr(trial_book, "tell", lambda *args: (crash(), tell(*args)))
         with pytest.raises(KeyboardInterrupt):
             search.run()
     assert states(search)[:5] == ["COMPLETE"] * 4 + ["RUNNING"]

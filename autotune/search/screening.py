@@ -1,0 +1,264 @@
+"""Screening: proposes the next points from recorded trajectories, thousands for the price of one drawing.
+
+Every candidate is replayed on the profile. The error model, fitted to what was measured so far, turns its
+residual errors into the metrics of the search, and the candidate that would add most to the front is
+proposed. Where the model does not rank well, it proposes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from autotune.scoring.profile import Array
+from autotune.search.error_model import Fit, Weighting, fit, log_error
+from autotune.search.identity import effective_key
+from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound
+from autotune.search.pareto import front, hypervolume
+from autotune.search.points import Point, budgets, variants
+from autotune.search.schedules import Scheduler
+from autotune.search.space import SearchSpace
+from xslim.policy.policy import Policy
+
+TRUSTED = 0.8  # rank correlation below which the model proposes nothing
+REFIT = 4  # measured trials between two fits
+GRID = 0.25  # tilt and bend are rounded to it, so that schedules are computed once
+OPTIMISM = 0.5  # standard deviations by which a prediction is taken to be better than it is
+MOST_COMPUTE = 0.6  # share of the uncached MACs above which nothing is proposed: it saves too little
+MARGIN = 0.1  # of each objective's range, beyond the worst known value, for the reference of the volume
+COSTS = ("latency", "compute_fraction", "memory")  # objectives that are no quality
+TINY = 1e-12
+
+
+def log_metric(name: str, value: float) -> float:
+    """Logarithm of a metric as an error, smaller is better: of the squared error for PSNR, else of value.
+
+    Larger-is-better metrics up to 1, such as SSIM, are taken by what they lack.
+    """
+    metric = METRIC_OF[name]
+    if metric.startswith("psnr"):
+        return -value * math.log(10) / 10
+    return math.log(max(1.0 - value if METRIC_NAMES[metric] else value, TINY))
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A point of the space that was replayed.
+
+    Attributes:
+        family: of the space.
+        params: its point.
+        policy: the policy.
+        compute_fraction: predicted share of the uncached MACs.
+        products: inner products of its residual errors.
+        key: of the policy.
+    """
+
+    family: str
+    params: dict[str, Any]
+    policy: Policy
+    compute_fraction: float
+    products: Array
+    key: str
+
+
+@dataclass
+class Screen:
+    """What is known of measured trials, and what it predicts.
+
+    Attributes:
+        space: where candidates come from.
+        scheduler: of the profile.
+        objectives: of the search.
+        bounds: of the search.
+    """
+
+    space: SearchSpace
+    scheduler: Scheduler
+    objectives: tuple[str, ...]
+    bounds: Mapping[str, Bound]
+    _products: list[Array] = field(default_factory=list)
+    _scalars: list[Mapping[str, float]] = field(default_factory=list)
+    _fits: dict[str, Fit] = field(default_factory=dict)
+    _fitted_at: int = 0
+    _replayed: dict[str, Candidate] = field(default_factory=dict)
+
+    @property
+    def leading(self) -> str:
+        """The quality that the weighting is fitted to: the first objective that is one, else a bound's."""
+        named = [*self.objectives, *self.bounds]
+        return next((name for name in named if METRIC_OF.get(name, name) not in (*COSTS, "speedup")), "psnr")
+
+    @property
+    def rank_correlation(self) -> float:
+        """Spearman's between measured values and predictions that did not see them; NaN when too few."""
+        found = self._fits.get(self.leading)
+        return float("nan") if found is None else found.rank_correlation
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it proposes anything."""
+        return self.rank_correlation >= TRUSTED
+
+    def note(self, policy: Policy, scalars: Mapping[str, float]) -> None:
+        """Take a measured trial into account."""
+        self._products.append(self.scheduler.replay.run(policy).products)
+        self._scalars.append(scalars)
+        if len(self._products) >= self._fitted_at + REFIT:
+            self._refit()
+
+    def candidate(self, family: str, params: Mapping[str, Any]) -> Candidate:
+        """Replay a point; what was replayed before is remembered."""
+        key = f"{family} {sorted(params.items(), key=lambda item: item[0])!r}"
+        if key not in self._replayed:
+            profile = self.scheduler.profile
+            policy = self.space.policy(family, params, profile.calibration, self.scheduler)
+            replayed = self.scheduler.replay.run(policy)
+            self._replayed[key] = Candidate(
+                family,
+                dict(params),
+                policy,
+                replayed.compute_fraction,
+                replayed.products,
+                effective_key(policy),
+            )
+        return self._replayed[key]
+
+    def first(self, points: Iterable[Point], count: int) -> list[Candidate]:
+        """Choose points to begin with: spread over the compute, the least estimated error at each.
+
+        Args:
+            points: candidates.
+            count: how many are wanted.
+        """
+        weights = Weighting().matrix(self.scheduler.profile.sensitivity)
+        replayed = (self.candidate(*point) for point in points)
+        pool = [candidate for candidate in replayed if candidate.compute_fraction <= MOST_COMPUTE]
+        errors = [float(log_error(c.products, weights)) for c in pool]
+        best = front([(c.compute_fraction, error) for c, error in zip(pool, errors, strict=True)])
+        rest = [i for i in range(len(pool)) if i not in set(best)]
+        rest.sort(key=lambda i: self._behind(pool[i], errors[i], pool, errors, best))
+        ordered = [*_spread_order([pool[i].compute_fraction for i in best], best), *rest]
+        return [pool[i] for i in ordered[:count]]
+
+    def _behind(
+        self,
+        point: Candidate,
+        error: float,
+        pool: Sequence[Candidate],
+        errors: Sequence[float],
+        best: list[int],
+    ) -> float:
+        """How much worse a point's estimate is than the best one of no more compute."""
+        return error - min(
+            (errors[i] for i in best if pool[i].compute_fraction <= point.compute_fraction + TINY),
+            default=error,
+        )
+
+    def propose(self, known: Set[str], best: Sequence[Mapping[str, float]]) -> Point | None:
+        """Return the candidate that would add most to the front; None where the model is not trusted.
+
+        Args:
+            known: keys of policies that are measured or in work, as of `effective_key`.
+            best: scalars of the front's members.
+        """
+        found = self._fits.get(self.leading)
+        if found is None or not self.trusted or not best:
+            return None
+        axes = [[self._axis(name, row[name]) for name in self.objectives] for row in best]
+        reference = self._reference(axes)
+        base = hypervolume(axes, reference)
+        chosen, gain = None, 1e-9
+        for candidate in self._pool(found.weighting):
+            if candidate.compute_fraction > MOST_COMPUTE or candidate.key in known:
+                continue
+            predicted = self._predicted(candidate)
+            if predicted is None:
+                continue
+            added = hypervolume([*axes, predicted], reference) - base
+            if added > gain:
+                chosen, gain = candidate, added
+        return None if chosen is None else (chosen.family, chosen.params)
+
+    def _pool(self, fitted: Weighting) -> Iterator[Candidate]:
+        for family, params in variants(self.space, _around(fitted)):
+            yield self.candidate(family, params)
+        for family, params in budgets(self.space):
+            yield self.candidate(family, params)
+
+    def _predicted(self, candidate: Candidate) -> list[float] | None:
+        """Optimistic objectives on the screen's axes; None where a bound is out of reach."""
+        for name, bound in self.bounds.items():
+            value = self._scalar(name, candidate)
+            if value is not None and value > self._axis(name, bound.limit) and name in self._fits:
+                return None
+        found = [self._scalar(name, candidate) for name in self.objectives]
+        return None if any(value is None for value in found) else [float(v) for v in found if v is not None]
+
+    def _scalar(self, name: str, candidate: Candidate) -> float | None:
+        if name == "compute_fraction":
+            return candidate.compute_fraction
+        if name in COSTS or name == "speedup":
+            return self._cost(name, candidate.compute_fraction)
+        found = self._fits.get(name)
+        if found is None:
+            return None
+        matrix = found.weighting.matrix(self.scheduler.profile.sensitivity)
+        error = float(log_error(candidate.products, matrix))
+        return found.log_metric(error) - OPTIMISM * found.spread
+
+    def _cost(self, name: str, fraction: float) -> float:
+        """A cost as a line through the measured ones over the compute fraction."""
+        x = [row["compute_fraction"] for row in self._scalars]
+        y = [self._axis(name, row[name]) for row in self._scalars]
+        slope, offset = np.polyfit(x, y, 1) if len(set(x)) > 1 else (0.0, float(np.mean(y)))
+        return float(slope * fraction + offset)
+
+    def _axis(self, name: str, value: float) -> float:
+        """A scalar as it is compared here: costs as they are, qualities as logarithms of errors."""
+        if name in COSTS:
+            return value
+        return -value if name == "speedup" else log_metric(name, value)
+
+    def _reference(self, axes: list[list[float]]) -> list[float]:
+        worst = np.max(axes, axis=0)
+        span = np.maximum(worst - np.min(axes, axis=0), 1e-6)
+        return [float(v) for v in worst + MARGIN * span]
+
+    def _refit(self) -> None:
+        self._fitted_at = len(self._products)
+        sensitivity = self.scheduler.profile.sensitivity
+        named = [self.leading, *(n for n in (*self.objectives, *self.bounds) if n != self.leading)]
+        for name in named:
+            if METRIC_OF.get(name, name) in (*COSTS, "speedup"):
+                continue
+            logs = [log_metric(name, row[name]) for row in self._scalars]
+            found = fit(self._products, logs, sensitivity)
+            if found is not None:
+                self._fits[name] = found
+
+
+def _around(fitted: Weighting) -> list[Weighting]:
+    """The fitted weighting on a grid, and its neighbours."""
+    tilt, bend = (round(v / GRID) * GRID for v in (fitted.tilt, fitted.bend))
+    coherence = min(0.99, round(fitted.coherence, 2))
+    steps = ((0, 0), (GRID, 0), (-GRID, 0), (0, GRID), (0, -GRID))
+    return [Weighting(tilt + a, bend + b, coherence) for a, b in steps]
+
+
+def _spread_order(values: Sequence[float], indices: Sequence[int]) -> list[int]:
+    """Both ends, then whatever lies farthest from all chosen, on a logarithmic scale of the values."""
+    left = sorted(range(len(values)), key=lambda i: values[i])
+    if len(left) < 3:
+        return [indices[i] for i in left]
+    position = np.log(np.maximum(values, TINY))
+    chosen = [left.pop(0), left.pop(-1)]
+    while left:
+        at = max(left, key=lambda i: (min(abs(position[i] - position[j]) for j in chosen), -i))
+        left.remove(at)
+        chosen.append(at)
+    return [indices[i] for i in chosen]
