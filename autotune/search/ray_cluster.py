@@ -8,9 +8,11 @@ import secrets
 import socket
 from collections.abc import Mapping
 
+from autotune.search.executor import RunBrokenError
 from autotune.search.process_state import OwnedFolder, environment, sigterm_kept
 from xslim.errors import ConfigError
 
+log = logging.getLogger(__name__)
 OBJECT_STORE_BYTES = 128 * 2**20  # rows and features of a few hundred cases; pictures stay on disk
 REACH_S = 10.0  # for a first answer; Ray itself tries for minutes
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0"}  # telemetry
@@ -43,6 +45,7 @@ class RayCluster:
 
         Raises:
             ConfigError: there is no such cluster, or it wants another token.
+        RunBrokenError: Ray does not start here.
         """
         import ray
 
@@ -101,15 +104,28 @@ class RayCluster:
             "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the coming default; silences a warning
         }
         with sigterm_kept(), environment({**QUIET, **more, **self._inherited}):
-            ray.init(
-                address="local",
-                num_cpus=cpus,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(self._folder.path),
-            )
+            try:
+                self._start_once(cpus)
+            except Exception as error:  # Ray gives itself 30 s, which a very busy machine may not meet
+                log.warning("Ray did not start here, trying again: %s", _first_line(error))
+                ray.shutdown()
+                try:
+                    self._start_once(cpus)
+                except Exception as again:
+                    raise RunBrokenError(f"Ray does not start here: {_first_line(again)}") from again
+
+    def _start_once(self, cpus: int) -> None:
+        import ray
+
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=OBJECT_STORE_BYTES,
+            _temp_dir=str(self._folder.path) if self._folder is not None else None,
+        )
 
 
 def check_address(address: str) -> None:

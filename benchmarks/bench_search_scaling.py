@@ -1,0 +1,158 @@
+"""How a search scales: trials a second over ideal, the driver's time and memory a trial.
+
+Workers are real Ray actors, whose measurements sleep; all else is what any search has: driver, study, spool
+and MLflow.
+
+    python benchmarks/bench_search_scaling.py [--seconds 20] [--rounds 3] [--workers 1 4 64] [--trials 2000]
+
+Prints one JSON line a row; `--write` replaces `results/search_scaling.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from simulated import SimulatedFactory, Watched, descendants, memory_mb, search
+
+from autotune.search.executor import LocalExecutor
+from autotune.search.process_state import environment
+from autotune.search.ray_executor import RayExecutor
+
+RESULT = Path(__file__).resolve().parent / "results" / "search_scaling.json"
+MARKS = (100, 250, 500, 1000, 1500, 2000)  # trials at which the driver is looked at
+WINDOW = 50  # trials before a mark, whose mean time is taken
+
+
+def scaling(workers: int, seconds: float, rounds: int, address: str | None = None) -> dict[str, Any]:
+    """Search with so many workers, `rounds` trials for each; return one row."""
+    executor = Watched(RayExecutor(workers, address, threads_per_worker=1), workers)
+    trials = workers * rounds
+    sizes: list[float] = []
+
+    def look() -> None:
+        if not sizes and len(executor.results) >= trials // 2:
+            pids = descendants(os.getpid(), "ray::Worker")
+            sizes.extend(memory_mb(pid, private=True) for pid in pids)
+
+    executor.tick = look
+    with tempfile.TemporaryDirectory() as folder:
+        search(Path(folder), trials, executor, SimulatedFactory(seconds), warm_starts=0.0, neighbours=0.0)
+    began = min(start for start, _, _ in executor.results)
+    ended = max(end for _, end, _ in executor.results)
+    measured = len(executor.results)
+    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for start, end, worker in executor.results:
+        spans[worker].append((start, end))
+    busy = sum(end - start for span in spans.values() for start, end in span)
+    there = sum(max(end for _, end in span) - min(start for start, _ in span) for span in spans.values())
+    return {
+        "part": "scaling",
+        "nodes": 1 if address is None else int(os.environ.get("NODES", "1")),
+        "workers": workers,
+        "trial_s": seconds,
+        "trials": measured,
+        "trials_per_s": round(measured / (ended - began), 4),
+        "over_ideal": round(measured * seconds / workers / (ended - began), 4),
+        "busy_between_first_and_last_trial": round(busy / there, 4),
+        "worker_mb": round(sum(sizes) / len(sizes), 1) if sizes else None,
+    }
+
+
+@contextlib.contextmanager
+def nodes(count: int, workers: int) -> Iterator[str]:
+    """A Ray cluster of so many nodes on this machine, with room for the workers; gives its address."""
+    from ray.cluster_utils import Cluster  # noqa: TID251  (nodes for the benchmark)
+
+    store = 80 * 2**20
+    settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0", "NODES": str(count)}
+    with tempfile.TemporaryDirectory(prefix="xs", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        Path(folder, "ray").mkdir()
+        with environment({**settings, "RAY_TMPDIR": folder}):
+            head = {"num_cpus": 0, "include_dashboard": False, "object_store_memory": store}
+            cluster = Cluster(initialize_head=True, head_node_args=head)
+            for _ in range(count):
+                cluster.add_node(num_cpus=-(-workers // count), object_store_memory=store)
+            try:
+                yield cluster.address
+            finally:
+                cluster.shutdown()
+
+
+def driver(trials: int) -> list[dict[str, Any]]:
+    """Search so many trials that take no time; return rows of the driver's time and memory a trial."""
+    executor = Watched(LocalExecutor(), 1)
+    moments: list[
+        tuple[float, float, float]
+    ] = []  # after each trial: the driver's own wall and CPU seconds, MB
+
+    def look() -> None:
+        if len(executor.results) > len(moments):
+            cpu = time.thread_time() - executor.waited_cpu_s
+            moments.append((time.perf_counter() - executor.waited_s, cpu, memory_mb()))
+
+    executor.tick = look
+    with tempfile.TemporaryDirectory() as folder:
+        search(Path(folder), trials, executor, SimulatedFactory(0.0), warm_starts=0.0, neighbours=0.0)
+    rows = []
+    for mark in (mark for mark in MARKS if WINDOW < mark <= len(moments)):
+        before, after = moments[mark - 1 - WINDOW], moments[mark - 1]
+        rows.append(
+            {
+                "part": "driver",
+                "trials": mark,
+                "ask_tell_ms": round(1000 * (after[0] - before[0]) / WINDOW, 1),
+                "ask_tell_cpu_ms": round(1000 * (after[1] - before[1]) / WINDOW, 1),
+                "memory_mb": round(after[2], 1),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    """Run all parts, or those asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=20.0, help="that a trial takes")
+    parser.add_argument("--rounds", type=int, default=3, help="trials for each worker")
+    parser.add_argument("--workers", type=int, nargs="*", default=[1, 4, 16, 64])
+    parser.add_argument("--nodes", type=int, default=4, help="of the cluster; 0 leaves it out")
+    parser.add_argument("--cluster-workers", type=int, default=16)
+    parser.add_argument("--trials", type=int, default=2000, help="of the driver's part; 0 leaves it out")
+    parser.add_argument("--write", action="store_true", help="keep the rows as the result")
+    given = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append({**row, "load": round(os.getloadavg()[0], 1)})
+        print(json.dumps(rows[-1]), flush=True)
+
+    for count in given.workers:
+        keep(scaling(count, given.seconds, given.rounds))
+    if given.nodes:
+        with nodes(given.nodes, given.cluster_workers) as address:
+            keep(scaling(given.cluster_workers, given.seconds, given.rounds, address))
+    if given.trials:
+        for row in driver(given.trials):
+            keep(row)
+    if given.write:
+        words = " ".join(sys.argv[1:])
+        found = {
+            "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+            "command": f"python benchmarks/bench_search_scaling.py {words}".strip(),
+            "rows": rows,
+        }
+        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
