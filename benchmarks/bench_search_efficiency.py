@@ -41,8 +41,18 @@ MODELS = {"dit-digits": 5, "flux-digits": 3}  # seeds
 # settings of the searches that run through `SearchRun`
 LOOPS = {
     "autotune": (f"search.trials={TRIALS}", "search.warm_starts=0.25"),
-    "random": (f"search.trials={TRIALS}", "search.warm_starts=0.0", "search.screening=false", "search.sampler=random"),
-    "tpe": (f"search.trials={TRIALS}", "search.warm_starts=0.0", "search.screening=false", "search.sampler=tpe"),
+    "random": (
+        f"search.trials={TRIALS}",
+        "search.warm_starts=0.0",
+        "search.screening=false",
+        "search.sampler=random",
+    ),
+    "tpe": (
+        f"search.trials={TRIALS}",
+        "search.warm_starts=0.0",
+        "search.screening=false",
+        "search.sampler=tpe",
+    ),
 }
 METHODS = (*LOOPS, "nsga2")
 RESULT = ROOT / "benchmarks" / "results" / "search_efficiency.json"
