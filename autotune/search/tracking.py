@@ -35,8 +35,9 @@ def open_tracker(
         cases: search and held-out cases.
     """
     tags = {"folder": folder.name, "objectives": ", ".join(experiment.objectives), **environment}
+    where = "" if folder.name == experiment.name else f" in {folder.name}"
     tracker.start(
-        f"{experiment.name}, seed {experiment.search.seed}",
+        f"{experiment.name}, seed {experiment.search.seed}{where}",
         experiment_name(experiment.model.path, signature, environment.get("device", "unknown device")),
         settings(experiment),
         tags,

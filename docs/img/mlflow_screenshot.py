@@ -8,6 +8,10 @@ Needs Chromium (`apt-get install chromium`). Searches that are in the folder alr
 from __future__ import annotations
 
 import argparse
+import asyncio
+import base64
+import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -21,8 +25,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
+
+import aiohttp
 
 ROOT = Path(__file__).resolve().parents[2]
 PICTURE = Path(__file__).with_name("mlflow-compare.png")
@@ -48,7 +54,13 @@ SEARCHES = {
         "search.neighbours": "0",
     },
 }
-WINDOW = "1600,1150"
+WINDOW = "1600,1340"
+CURVES, MIN_CURVES, SETTLE_S = ".js-plotly-plot .scatterlayer .trace", 4, 5.0
+# what a user would click away
+STORED = {
+    "mlflow.assistant.panelOpen_v1": "false",
+    "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
+}
 PATIENCE_S = 300.0
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
@@ -83,10 +95,10 @@ def server(folder: Path, store: str) -> Iterator[str]:
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--workers", "1"]
     words += ["--host", "127.0.0.1", "--port", str(port)]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     log = folder / "server.log"
     with log.open("w") as file:
-        process = subprocess.Popen(words, env=environment, cwd=folder, stdout=file, stderr=file)
+        process = subprocess.Popen(words, env={**os.environ, **quiet}, cwd=folder, stdout=file, stderr=file)
         try:
             address = f"http://127.0.0.1:{port}"
             _wait(f"{address}/health", process)
@@ -117,27 +129,83 @@ def ask(address: str, path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def compared(address: str) -> str:
-    """The address of the page that compares the parent runs."""
+    """The address of the page that draws the parent runs' curves into one chart each."""
     experiments = ask(address, "experiments/search", {"max_results": 10})["experiments"]
     (number,) = [e["experiment_id"] for e in experiments if e["name"].startswith("dit-digits,")]
-    query = {"experiment_ids": [number], "filter": "tags.`autotune.search` != ''"}
-    runs = [run["info"]["run_id"] for run in ask(address, "runs/search", query)["runs"]]
+    parents = "tags.`autotune.search` != ''"
+    runs = ask(address, "runs/search", {"experiment_ids": [number], "filter": parents})["runs"]
     if len(runs) != len(SEARCHES):
         sys.exit(f"found {len(runs)} searches in the store, not {len(SEARCHES)}")
-    return (
-        f"{address}/#/compare-runs?runs={quote(json.dumps(runs))}&experiments={quote(json.dumps([number]))}"
-    )
+    query = urlencode({"compareRunsMode": "CHART", "searchFilter": parents}, quote_via=quote)
+    return f"{address}/#/experiments/{number}/runs?{query}"
 
 
-def photograph(url: str) -> None:
-    """Let Chromium draw the page."""
+async def photograph(url: str) -> None:
+    """Let Chromium draw the page, and take its picture once the curves are there."""
     browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if browser is None:
         sys.exit("no Chromium here; apt-get install chromium")
-    with tempfile.TemporaryDirectory() as profile:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        words += [f"--user-data-dir={profile}", f"--window-size={WINDOW}", "--virtual-time-budget=60000"]
-        subprocess.run([*words, f"--screenshot={PICTURE}", url], check=True, timeout=PATIENCE_S)
+        words += [f"--user-data-dir={profile}", f"--window-size={WINDOW}", "--remote-debugging-port=0"]
+        process = subprocess.Popen([*words, "about:blank"], stderr=subprocess.DEVNULL)
+        try:
+            async with aiohttp.ClientSession() as session:
+                port = await _debugging_port(Path(profile))
+                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+                    pages = [page for page in await answer.json() if page["type"] == "page"]
+                async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+                    await _photograph(Page(socket), url)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+async def _debugging_port(profile: Path) -> str:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        with contextlib.suppress(OSError, IndexError):
+            return (profile / "DevToolsActivePort").read_text().splitlines()[0]
+        await asyncio.sleep(0.2)
+    sys.exit("Chromium does not start")
+
+
+class Page:
+    """A page of Chromium, by its DevTools protocol."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket, self._ids = socket, itertools.count(1)
+
+    async def do(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call a method and return its result."""
+        number = next(self._ids)
+        await self._socket.send_json({"id": number, "method": method, "params": params})
+        while True:
+            answer: dict[str, Any] = await self._socket.receive_json(timeout=PATIENCE_S)
+            if answer.get("id") == number:
+                return dict(answer.get("result", {}))
+
+    async def value(self, expression: str) -> Any:
+        """Return what a JavaScript expression gives."""
+        found = await self.do("Runtime.evaluate", expression=expression, returnByValue=True)
+        return found.get("result", {}).get("value")
+
+
+async def _photograph(page: Page, url: str) -> None:
+    quiet = "".join(f"localStorage.setItem({key!r}, {value!r});" for key, value in STORED.items())
+    await page.do("Page.enable")
+    await page.do("Page.addScriptToEvaluateOnNewDocument", source=f"try {{{quiet}}} catch (e) {{}}")
+    await page.do("Page.navigate", url=url)
+    end = time.monotonic() + PATIENCE_S
+    while (await page.value(f"document.querySelectorAll('{CURVES}').length") or 0) < MIN_CURVES:
+        if time.monotonic() > end:
+            sys.exit("the page shows no curves")
+        await asyncio.sleep(1.0)
+    # toolbars of charts are shown under a mouse, and always where there is none
+    await page.value("document.querySelectorAll('.modebar').forEach(bar => bar.remove())")
+    await asyncio.sleep(SETTLE_S)
+    shot = await page.do("Page.captureScreenshot", format="png")
+    PICTURE.write_bytes(base64.b64decode(shot["data"]))
 
 
 def main() -> None:
@@ -150,7 +218,7 @@ def main() -> None:
     search(folder, store)
     with server(folder, store) as address:
         url = compared(address)
-        photograph(url)
+        asyncio.run(photograph(url))
 
 
 if __name__ == "__main__":

@@ -102,7 +102,8 @@ def test_a_search_tells_all_of_it(tmp_path: Path) -> None:
     tracker, search = Record(), Search(tmp_path)
     summary = search.run(tracker=tracker).summary
     ((name, experiment, tags),) = tracker.of("start")
-    assert (name, tags["device"]) == ("formula, seed 0", summary["environment"]["device"])
+    assert name == f"formula, seed 0 in {tmp_path.name}"
+    assert tags["device"] == summary["environment"]["device"]
     assert experiment.startswith("model, 12 steps, ")
     ((chosen, holdout),) = tracker.of("datasets")
     assert isinstance(chosen, CaseSet)
