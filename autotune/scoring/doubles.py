@@ -100,7 +100,8 @@ class FormulaEvaluator:
             calibration={
                 "step_table": Calibration(
                     x=progress, y=tuple(float(v) for v in self.curve() * self.num_steps)
-                )
+                ),
+                "gamma": Calibration(x=progress, y=tuple(float(p) for p in position)),
             },
             fit={"step_table": 1.0},
             signals=dict.fromkeys(SIGNALS, self.curve()[1:, None]),

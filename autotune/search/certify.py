@@ -17,11 +17,12 @@ from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
 from autotune.scoring.statistics import mean_ci95, tail_ci95
+from autotune.search.cliffs import cliffs
 from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.experiment import Experiment
 from autotune.search.floors import Floors, floor_entry
 from autotune.search.model import NOT_OF_THE_SPEC
-from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, UPPER_TAIL, Bound, violations
+from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, METRIC_OF, UPPER_TAIL, Bound, violations
 from autotune.search.pareto import spread
 from autotune.search.parts import Job, PartStore, measure
 from autotune.search.scorer import Scorer
@@ -54,10 +55,17 @@ class Certified:
 
 def candidates(loop: SearchLoop, experiment: Experiment) -> list[TrialRow]:
     """Choose what is certified: a spread of the front, and the fastest rows that hold each tier's bounds."""
-    best = loop.best()
+    steep = cliffs(loop.rows, METRIC_OF[loop.screen.leading])
+    for trial, beside in steep.items():
+        log.warning("trial %d is not certified: trial %d beside it is far worse", trial, beside)
+    best = [row for row in loop.best() if row.trial not in steep] or loop.best()
     chosen = [best[i] for i in spread([loop.minimised(row) for row in best], experiment.search.certify)]
     for bounds in experiment.tiers.values():
-        distinct = [row for row in loop.rows if row.duplicate_of is None]
+        distinct = [
+            row
+            for row in loop.rows
+            if row.duplicate_of is None and row.cases >= len(loop.cases) and row.trial not in steep
+        ]
         holding = [row for row in distinct if holds(bounds, row.scalars)]
         holding.sort(
             key=lambda row: row.scalars["compute_fraction"]

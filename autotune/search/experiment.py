@@ -39,6 +39,7 @@ class Search(Document):
         warm_starts: share of the trials given to schedules computed from the profile.
         neighbours: share of the trials, the last ones, that look around members of the front for cliffs.
         presets: preset files or names that the search begins with, remapped to its steps.
+        published: whether it also tries the settings that published rules recommend.
         storage: URL of a database for Optuna's study, without a password; None keeps it in the run folder.
         study: name of the study in that database; None takes the experiment's name.
     """
@@ -57,6 +58,7 @@ class Search(Document):
     warm_starts: Annotated[float, Field(ge=0.0, le=1.0)] = 0.3
     neighbours: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
     presets: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    published: bool = True
     storage: Annotated[str, Field(min_length=1)] | None = None
     study: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 

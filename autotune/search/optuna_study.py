@@ -23,9 +23,7 @@ def open_study(storage: RDBStorage, objectives: Sequence[str], name: str = STUDY
     directions = [
         StudyDirection.MAXIMIZE if METRIC_NAMES[name] else StudyDirection.MINIMIZE for name in objectives
     ]
-    study = optuna.create_study(
-        storage=storage, study_name=name, directions=directions, load_if_exists=True
-    )
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions, load_if_exists=True)
     with warnings.catch_warnings():  # marked experimental since 3.2, unchanged in 5
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))

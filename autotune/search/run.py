@@ -26,6 +26,7 @@ from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
 from autotune.search.export import export, summary, write_summary
 from autotune.search.floors import uncached_floors
+from autotune.search.given import with_given
 from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.optuna_study import counts, recover
 from autotune.search.plot import pareto_png
@@ -159,9 +160,10 @@ class SearchRun:
         self._open_tracker(profile, baseline.environment)
         scorer = Scorer(reference_sets(self.experiment.metrics, baseline))
         check_measured(self.experiment.named(), scorer.scalars(baseline))
-        screen = Screen(self.space, Scheduler(profile), self.experiment.objectives, self.experiment.bounds)
-        loop = self._loop(study, dispatcher, scorer, screen, chosen, stopped)
         settings = self.experiment.search
+        space = with_given(self.space, settings.presets, settings.published, profile.signature)
+        screen = Screen(space, Scheduler(profile), self.experiment.objectives, self.experiment.bounds)
+        loop = self._loop(study, dispatcher, scorer, screen, chosen, stopped)
         self.progress.phase(f"searching: {settings.trials} trials on {len(chosen)} cases")
         self.progress.trials(loop.so_far())
         loop.run()
@@ -230,7 +232,7 @@ class SearchRun:
         search = self.experiment.search
         tell_untold(study, self.folder.rows(), self.experiment)
         again = recover(study)
-        book = TrialBook(study, self.space, search.sampler, search.seed, self.folder.check_study)
+        book = TrialBook(study, screen.space, search.sampler, search.seed, self.folder.check_study)
         if again:
             log.info("%d points of an interrupted run are queued again", again)
         if not book.asked:
@@ -238,7 +240,6 @@ class SearchRun:
                 book.queue(family, params, {"source": "warm start"})
         return SearchLoop(
             self.experiment,
-            self.space,
             self.folder,
             book,
             dispatcher,

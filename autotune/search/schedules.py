@@ -54,10 +54,7 @@ class Scheduler:
         letters = [str(Action.SKIP)] * self.profile.num_steps
         for step in steps:
             letters[step] = Action.FULL
-        places = self._places(policy, letters, steps, asked, self._matrix(weighting))
-        for i, place in enumerate(sorted(places)):
-            letters[place] = asked.polish[i % len(asked.polish)]
-        return "".join(letters)
+        return "".join(self._refreshed(policy, letters, steps, asked, self._matrix(weighting)))
 
     def computed_steps(
         self, predictor: Predictor, full_steps: int, weighting: Weighting = PLAIN, rule: Rule = "sum"
@@ -187,12 +184,11 @@ class Scheduler:
             used[step, list(kept[: len(w)])] = w
         return self.replay.products(used - np.eye(size))
 
-    def _places(
+    def _refreshed(
         self, policy: Policy, letters: list[str], steps: tuple[int, ...], asked: Schedule, matrix: Array
-    ) -> list[int]:
-        """Skipped steps that become refreshes, each the one that lowers the estimate most."""
+    ) -> list[str]:
+        """Letters with refreshes, each in place of the skip where it lowers the estimate most."""
         first = steps[1] if len(steps) > 1 else self.profile.num_steps  # tokens are ranked by two residuals
-        chosen: list[int] = []
         trial = list(letters)
         for number in range(asked.refreshes):
             letter = asked.polish[number % len(asked.polish)]
@@ -205,10 +201,8 @@ class Scheduler:
                 changed = policy.model_copy(update={"controller": Pattern(steps=steps)})
                 return float(log_error(self.replay.run(changed).products, matrix))
 
-            place = min(free, key=error)
-            trial[place] = letter
-            chosen.append(place)
-        return chosen
+            trial[min(free, key=error)] = letter
+        return trial
 
 
 def _middles(letters: Sequence[str]) -> list[int]:

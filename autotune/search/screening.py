@@ -111,12 +111,15 @@ class Screen:
         if len(self._products) >= self._fitted_at + REFIT:
             self._refit()
 
+    def policy(self, family: str, params: Mapping[str, Any]) -> Policy:
+        """The policy of a point."""
+        return self.space.policy(family, params, self.scheduler.profile.calibration, self.scheduler)
+
     def candidate(self, family: str, params: Mapping[str, Any]) -> Candidate:
         """Replay a point; what was replayed before is remembered."""
         key = f"{family} {sorted(params.items(), key=lambda item: item[0])!r}"
         if key not in self._replayed:
-            profile = self.scheduler.profile
-            policy = self.space.policy(family, params, profile.calibration, self.scheduler)
+            policy = self.policy(family, params)
             replayed = self.scheduler.replay.run(policy)
             self._replayed[key] = Candidate(
                 family,

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 FAMILY = "family"
 # searched keys below these are no policy keys: they ask the profile for a schedule, or for a threshold
 SCHEDULE, QUANTILE = "schedule", "quantile"
+POLICY = "policy"  # a searched key that stands for the whole policy
 # stands in for the profile's table while a space is checked
 FLAT_TABLE = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
 Scalar = bool | int | float | str | None
@@ -193,9 +194,10 @@ class Family(Document):
         Raises:
             ConfigError: a key is no policy key, or a value is outside what it allows.
         """
-        data = self._base()
+        data = _copy(params[POLICY]) if POLICY in params else self._base()
         for key, value in params.items():
-            _put(data, key, value)
+            if key != POLICY:
+                _put(data, key, value)
         schedule, quantile = _take(data, SCHEDULE, Schedule), _take(data, QUANTILE, Quantile)
         if schedule is not None:  # one letter holds the pattern's place
             data["controller"] = {"kind": "pattern", "steps": Action.FULL.value}

@@ -33,6 +33,9 @@ SEARCH = "search"  # user attribute of a study: whose it is
 MIN_FREE_BYTES = 64 * 2**20  # references, study and presets of a small search
 
 
+SAMPLER = "sampler"  # what asked for a trial when nothing else did
+
+
 @dataclass(frozen=True, slots=True)
 class TrialRow:
     """One measured trial, as it stands in `results.jsonl`.
@@ -64,14 +67,30 @@ class TrialRow:
     wall_s: float = 0.0
     cases: int = 0
     errors: dict[str, list[float]] = field(default_factory=dict)
-    source: str = "sampler"
+    source: str = SAMPLER
     neighbour_of: int | None = None
 
-    def copied(self, trial: int, family: str, params: Mapping[str, Any]) -> TrialRow:
-        """The row of another trial that turned out to be the same candidate."""
-        origin = self.trial if self.duplicate_of is None else self.duplicate_of
+    def copied(
+        self, trial: int, family: str, params: Mapping[str, Any], asked: Mapping[str, Any]
+    ) -> TrialRow:
+        """The row of another trial that turned out to be the same candidate.
+
+        Args:
+            trial: its number.
+            family: of its point.
+            params: its point.
+            asked: `source` and `neighbour_of`, where it has them.
+        """
         return replace(
-            self, trial=trial, family=family, params=dict(params), duplicate_of=origin, wall_s=0.0, errors={}
+            self,
+            trial=trial,
+            family=family,
+            params=dict(params),
+            duplicate_of=self.trial if self.duplicate_of is None else self.duplicate_of,
+            wall_s=0.0,
+            errors={},
+            source=str(asked.get("source", SAMPLER)),
+            neighbour_of=asked.get("neighbour_of"),
         )
 
 

@@ -14,20 +14,20 @@ from optuna.trial import TrialState
 
 from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
+from autotune.search.cliffs import surroundings
 from autotune.search.dispatch import Dispatcher, RunBrokenError, last_line
 from autotune.search.executor import TaskResult
 from autotune.search.experiment import Experiment
 from autotune.search.identity import effective_key
 from autotune.search.objective import METRIC_NAMES, METRIC_OF, violations
 from autotune.search.optuna_study import tell
-from autotune.search.pareto import front, hypervolume
+from autotune.search.pareto import front, hypervolume, spread
 from autotune.search.parts import Job, cut, joined
 from autotune.search.race import beaten
 from autotune.search.scorer import Scorer
 from autotune.search.screening import Screen, log_metric
-from autotune.search.space import SearchSpace
 from autotune.search.status import Trials, trials_so_far
-from autotune.search.store import RunFolder, TrialRow
+from autotune.search.store import SAMPLER, RunFolder, TrialRow
 from autotune.search.tracker import Tracker
 from autotune.search.trial_book import TrialBook
 from xslim.policy.policy import Policy
@@ -35,6 +35,7 @@ from xslim.policy.policy import Policy
 log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
 SAMPLED_EVERY = 4  # of the points without a source, every so many come from the sampler
+NEIGHBOUR = "neighbour"  # source of a trial that looks around another
 GROWTH = 1e-3  # of the hypervolume, below which a trial counts as no progress
 # the worst value of each objective, minimised, for the hypervolume; fixed so that searches compare
 HYPERVOLUME_REFERENCE = {
@@ -81,7 +82,6 @@ class SearchLoop:
     """
 
     experiment: Experiment
-    space: SearchSpace
     folder: RunFolder
     book: TrialBook
     dispatcher: Dispatcher
@@ -187,19 +187,20 @@ class SearchLoop:
         return next((name for name, yes in reached.items() if yes), None)
 
     def _ask(self) -> None:
+        if self.book.fresh:
+            self._look_around()
         if self.experiment.search.screening and self.book.fresh and self.book.asked % SAMPLED_EVERY:
             known = self._by_key.keys() | self._work.keys()
             point = self.screen.propose(known, [row.scalars for row in self._front])
             if point is not None:
                 self.book.queue(*point, {"source": "screening"})
         trial, family, params = self.book.ask()
-        policy = self.space.policy(
-            family, params, self.screen.scheduler.profile.calibration, self.screen.scheduler
-        )
+        policy = self.screen.policy(family, params)
         key = effective_key(policy)
         known_row = self._by_key.get(key)
         if known_row is not None:
-            self._finish((trial, family, params), known_row.copied(trial.number, family, params))
+            asked = known_row.copied(trial.number, family, params, trial.user_attrs)
+            self._finish((trial, family, params), asked)
         elif key in self._work:
             self._work[key].others.append((trial, family, params))
         else:
@@ -207,6 +208,17 @@ class SearchLoop:
             parts = cut(Job(policy, self.cases, rounds), *(self.experiment.cases.batch,) * 2)
             self._work[key] = Work((trial, family, params), policy, parts)
             self._parts.append((key, 0))
+
+    def _look_around(self) -> None:
+        """Near the end, queue the surroundings of members of the front; once in a search."""
+        search = self.experiment.search
+        reserved = round(search.trials * search.neighbours)
+        if not 0 < self._wanted <= reserved or self._front == [] or self.book.queued(NEIGHBOUR):
+            return
+        best = self.best()
+        for i in spread([self.minimised(row) for row in best], max(1, reserved // 2)):
+            for family, params in surroundings(self.screen.space, best[i].family, best[i].params):
+                self.book.queue(family, params, {"source": NEIGHBOUR, "neighbour_of": best[i].trial})
 
     def _send(self, key: str, index: int) -> None:
         part = self._work[key].parts[index]
@@ -247,7 +259,7 @@ class SearchLoop:
         self.screen.note(work.policy, row.scalars)
         self._finish(work.asked, row)
         for other in work.others:
-            self._finish(other, row.copied(other[0].number, *other[1:]))
+            self._finish(other, row.copied(other[0].number, *other[1:], other[0].user_attrs))
 
     def _row(self, work: Work) -> TrialRow:
         trial, family, params = work.asked
@@ -274,7 +286,8 @@ class SearchLoop:
                 name: [round(log_metric(name, float(value)), 6) for value in rows[name]]
                 for name in sorted(named & rows.keys())
             },
-            source=str(trial.user_attrs.get("source", "sampler")),
+            source=str(trial.user_attrs.get("source", SAMPLER)),
+            neighbour_of=trial.user_attrs.get("neighbour_of"),
         )
 
     def _finish(self, asked: Asked, row: TrialRow) -> None:

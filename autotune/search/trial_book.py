@@ -65,6 +65,10 @@ class TrialBook:
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return not waiting
 
+    def queued(self, source: str) -> bool:
+        """Whether points of this source were ever queued."""
+        return any(t.user_attrs.get("source") == source for t in self._study.get_trials(deepcopy=False))
+
     def queue(self, family: str, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Queue a point, with user attributes of its trial."""
         self._study.enqueue_trial(self._space.encode(family, params), user_attrs=dict(attributes))

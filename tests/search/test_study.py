@@ -68,7 +68,7 @@ def test_warm_starts_come_first(tmp_path: Path) -> None:
     search.run()
     sources = [row.source for row in search.rows]
     assert sources[:7] == ["warm start"] * 7
-    assert set(sources[7:]) <= {"screening", "sampler"}
+    assert set(sources[7:]) <= {"screening", "sampler", "neighbour"}
     assert [trial.user_attrs.get("source", "sampler") for trial in search.trials] == sources
 
 
