@@ -9,12 +9,13 @@ from typing import Any, get_args
 
 import optuna
 import pytest
+from optuna.samplers import TPESampler
 from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from autotune.search.experiment import Search
 from autotune.search.optuna_study import ATTEMPT, RETRY_OF, recover
-from autotune.search.samplers import GENETIC, POPULATION, SAMPLERS, STARTUP_TRIALS, sampler_for
+from autotune.search.samplers import GENETIC, POPULATION, SAMPLERS, STARTUP_TRIALS, derived_seed, sampler_for
 from autotune.search.space import SearchSpace
 from autotune.search.trial_book import TrialBook, places
 from tests.search.support import SPACE
@@ -119,6 +120,21 @@ def test_samplers_learn_the_bounds_of_every_family(sampler: str) -> None:
         return sum(max(0.0, value) for trial in last for value in trial.constraints.values())
 
     assert broken_at_the_end(sampler) < 0.5 * broken_at_the_end("random")
+
+
+def test_tpe_proposes_what_optunas_own_proposes() -> None:
+    """Ours ranks the trials once a proposal; bounds and running trials count."""
+    driver = Driver("tpe")
+    driver.run(30, dies_at=(5, 20))
+    study = driver.study
+    study.ask().suggest_categorical("family", list(TWO_FAMILIES.families))  # still running
+    ours, plain = sampler_for("tpe", 3, 99), TPESampler(seed=derived_seed(3, 99), n_startup_trials=12)
+    points = []
+    for study.sampler in (ours, plain):
+        trial = study.ask()
+        points.append(TWO_FAMILIES.sample(trial))
+        study.tell(trial, state=TrialState.FAIL)
+    assert points[0] == points[1]
 
 
 def test_gp_models_after_its_first_trials() -> None:
