@@ -15,7 +15,8 @@ from autotune.cli.common import Json, Overrides, say
 from autotune.cli.live import watching
 from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
-from autotune.search.store import RunFolder
+from autotune.search.storage import DiskFullError, disk_full
+from autotune.search.store import MANIFEST, RunFolder
 from xslim.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def search(
         with watching() as show:
             outcome = SearchRun(loaded, space, folder, executor, spec, tracker, show).run()
     except Exception as error:
-        if not isinstance(error, ConfigError) and (folder.path / "study.db").exists():
+        if not isinstance(error, ConfigError) and (folder.path / MANIFEST).exists():
             say(f"the run broke; what was measured is kept in {folder.path}; resume with: {again}")
+            if disk_full(error):
+                raise DiskFullError("the disk is full; free some space, then resume") from error
         raise
     finally:
         folder.release()
@@ -83,9 +86,17 @@ def _present(summary: dict[str, Any], folder: Path, as_json: bool) -> int:
         missed = ", ".join(f"{name} = {value:.4g}" for name, value in dropped["missed"].items())
         say(f"dropped trial {dropped['trial']}: misses its bound on held-out cases ({missed})")
     if not summary["front"]:
-        say("no preset holds its bounds on held-out cases")
+        say(f"no preset holds its bounds on held-out cases{_nearest(summary['nearest'])}")
         return MISSED
     return 0
+
+
+def _nearest(found: dict[str, Any] | None) -> str:
+    """What comes nearest, as the end of a line."""
+    if found is None:
+        return ""
+    values = ", ".join(f"{name} {value:.4g}" for name, value in found["values"].items())
+    return f"; trial {found['trial']} comes nearest with {values}: loosen the bounds, or search longer"
 
 
 def _resume_command(experiment: Path, folder: Path, overrides: Sequence[str], address: str | None) -> str:

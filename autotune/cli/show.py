@@ -141,6 +141,8 @@ def print_summary(summary: Mapping[str, Any], folder: Path, notes: bool = True) 
         f"{base['latency_s']:.2f} s a batch of {base['batch']}, A/A floor {100 * base['a_a_floor']:.1f} %",
         highlight=False,
     )
+    if "screening" in summary:
+        console.print(screening_line(summary["screening"]), highlight=False)
     kept = summary.get("references")
     if kept is not None:
         size = f"{kept['batches']} batches, {kept['bytes'] / 2**20:.1f} MiB"
@@ -148,6 +150,15 @@ def print_summary(summary: Mapping[str, Any], folder: Path, notes: bool = True) 
     for warning in summary["warnings"] if notes else ():
         console.print(f"note: {warning}", highlight=False)
     console.print(f"folder: {folder}", highlight=False)
+
+
+def screening_line(facts: Mapping[str, Any]) -> str:
+    """How well replay ranked the trials, and whether the search made use of it."""
+    found = facts["rank_correlation"]
+    if found is None:
+        return f"replay: too few trials ({facts['trials']}) to say how well it ranks {facts['metric']}"
+    use = "it proposed points" if facts["trusted"] else "too low, so it proposed none"
+    return f"replay ranks {facts['metric']} of {facts['trials']} trials with {found:.2f} (Spearman): {use}"
 
 
 def column_title(name: str, nets: Mapping[str, str]) -> str:

@@ -16,7 +16,7 @@ from autotune.search.certify import Certified, evidence, holds, profile_note
 from autotune.search.experiment import Experiment
 from autotune.search.floors import Floors, floor_entry, notes
 from autotune.search.numbers import rounded, to_json
-from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound
+from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound, violations
 from autotune.search.pareto import front
 from autotune.search.scorer import Scorer
 from autotune.search.store import SUMMARY_VERSION, RunFolder
@@ -27,6 +27,29 @@ from xslim.policy.preset import Preset, Quality, save_preset
 RECIPE = ("schema_version", "name", "model", "search_space", "cases", "metrics")
 MAX_PROMPTS_BYTES = 2**18  # a preset is read at every start of a service
 BASELINE_METRICS = ("fid", "kid", "cmmd", "clip_score", "image_reward")
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """What a search took and found, beside its presets.
+
+    Attributes:
+        trials: points by what became of them.
+        images: pictures or clips drawn in all.
+        wall_s: seconds.
+        hypervolume: of the front on the search cases.
+        screening: how well replay ranks the trials, as of `Screen.facts`.
+        nearest: where nothing holds the bounds, the trial that comes nearest, as of `nearest`.
+        references: stored batches of references, and their bytes.
+    """
+
+    trials: Mapping[str, int]
+    images: int
+    wall_s: float
+    hypervolume: float
+    screening: Mapping[str, Any]
+    nearest: Mapping[str, Any] | None
+    references: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,16 +177,12 @@ def summary(
     baseline: Measurement,
     scorer: Scorer,
     floors: Floors,
-    trials: Mapping[str, int],
-    images: int,
-    wall_s: float,
-    volume: float,
+    totals: Totals,
     members: Sequence[Exported],
     tiers: Mapping[str, Exported],
     certified: Sequence[Certified],
-    references: tuple[int, int],
 ) -> dict[str, Any]:
-    """Return the content of `summary.json`; `references` are the stored batches and their bytes."""
+    """Return the content of `summary.json`."""
     labels = nets(experiment, experiment.cases.holdout)
     base = scorer.scalars(baseline)
     latency = baseline.latency
@@ -181,10 +200,12 @@ def summary(
             "metrics": {name: base[name] for name in BASELINE_METRICS if name in base},
             "two_uncached": {name: floor_entry(floor) for name, floor in floors.items()},
         },
-        "trials": dict(trials),
-        "images_generated": images,
-        "wall_s": wall_s,
-        "hypervolume": volume,
+        "trials": dict(totals.trials),
+        "images_generated": totals.images,
+        "wall_s": totals.wall_s,
+        "hypervolume": totals.hypervolume,
+        "screening": dict(totals.screening),
+        "nearest": totals.nearest,
         "front": [_member(member) for member in members],
         "tiers": {tier: _member(member) for tier, member in tiers.items()},
         "dropped": [
@@ -193,11 +214,26 @@ def summary(
             if c.missed
         ],
         "warnings": [*notes(baseline, floors, labels), *_timing_notes(certified)],
-        "references": {"batches": references[0], "bytes": references[1]},
+        "references": {"batches": totals.references[0], "bytes": totals.references[1]},
         "environment": baseline.environment,
     }
     result: dict[str, Any] = rounded(data)
     return result
+
+
+def nearest(
+    bounds: Mapping[str, Bound], found: Sequence[tuple[int, Mapping[str, float]]]
+) -> dict[str, Any] | None:
+    """The trial that comes nearest to bounds that nothing holds, and its values; None without trials.
+
+    Args:
+        bounds: of the experiment.
+        found: trials and their scalars.
+    """
+    if not found or not bounds:
+        return None
+    trial, scalars = min(found, key=lambda one: max(violations(bounds, one[1]).values()))
+    return {"trial": trial, "values": {name: scalars[name] for name in sorted(bounds)}}
 
 
 def _timing_notes(certified: Sequence[Certified]) -> list[str]:

@@ -7,7 +7,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,11 @@ from autotune.scoring.measurement import Measurement
 from autotune.scoring.pipeline import Memory, ModelSpec, check_model_folder
 from autotune.scoring.profile import Profile
 from autotune.scoring.reference import stored
-from autotune.search.certify import candidates, certify
+from autotune.search.certify import Certified, candidates, certify
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
-from autotune.search.export import export, summary, write_summary
+from autotune.search.export import Totals, export, nearest, summary, write_summary
 from autotune.search.floors import uncached_floors
 from autotune.search.given import with_given
 from autotune.search.model import NOT_OF_THE_SPEC
@@ -169,6 +169,7 @@ class SearchRun:
         loop.run()
         if stopped.is_set():
             return Outcome({}, interrupted=True)
+        log.info("replay: %s", screen.facts())
         if loop.stopped_by is not None:
             limit = getattr(settings, loop.stopped_by)
             self.progress.phase(
@@ -197,14 +198,18 @@ class SearchRun:
             baseline,
             scorer,
             floors,
-            {**counts(study), "deduplicated": loop.deduplicated},
-            loop.images + (len(certified) + 1) * len(holdout) + len(chosen),
-            time.monotonic() - started,
-            loop.volume(),
+            Totals(
+                trials={**counts(study), "deduplicated": loop.deduplicated},
+                images=loop.images + (len(certified) + 1) * len(holdout) + len(chosen),
+                wall_s=time.monotonic() - started,
+                hypervolume=loop.volume(),
+                screening=screen.facts(),
+                nearest=None if members else self._nearest(certified, loop),
+                references=stored(references_folder(self.experiment, self.folder.path)),
+            ),
             members,
             tiers,
             certified,
-            stored(references_folder(self.experiment, self.folder.path)),
         )
         write_summary(self.folder, data)
         pareto_png(self.folder.path / "pareto.png", data, loop.rows)
@@ -251,6 +256,11 @@ class SearchRun:
             self.progress.trials,
             lambda: self.progress.status.worker_seconds,
         )
+
+    def _nearest(self, certified: Sequence[Certified], loop: SearchLoop) -> dict[str, Any] | None:
+        """The candidate, or else the trial, that comes nearest to the bounds."""
+        held_out = [(one.row.trial, one.scalars) for one in certified]
+        return nearest(self.experiment.bounds, held_out or [(row.trial, row.scalars) for row in loop.rows])
 
     def _cases(self) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
         """Search and held-out cases."""

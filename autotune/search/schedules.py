@@ -13,10 +13,10 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from autotune.scoring.profile import Array, Profile
+from autotune.search.asked import Schedule
 from autotune.search.error_model import Weighting, log_error
 from autotune.search.gaps import MAX_GAP, Plan, Rule, gap_costs, plans, step_errors
 from autotune.search.replay import Replay
-from autotune.search.space import Schedule
 from xslim.policy.controller import ControllerState, error_growth
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import DualThreshold, Pattern, Policy, Predictor

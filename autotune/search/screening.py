@@ -104,6 +104,16 @@ class Screen:
         """Whether it proposes anything."""
         return self.rank_correlation >= TRUSTED
 
+    def facts(self) -> dict[str, Any]:
+        """How well it ranks: metric, trials seen, rank correlation or None, whether it proposes."""
+        known = np.isfinite(self.rank_correlation)
+        return {
+            "metric": self.leading,
+            "trials": len(self._products),
+            "rank_correlation": round(self.rank_correlation, 4) if known else None,
+            "trusted": self.trusted,
+        }
+
     def note(self, policy: Policy, scalars: Mapping[str, float]) -> None:
         """Take a measured trial into account."""
         self._products.append(self.scheduler.replay.run(policy).products)

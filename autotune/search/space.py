@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
-from autotune.search.error_model import COHERENCE, Weighting
+from autotune.search.asked import QUANTILE, SCHEDULE, Planner, Quantile, Schedule
 from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
@@ -22,8 +22,6 @@ from xslim.policy.preset import load_preset
 
 SCHEMA_VERSION = 1
 FAMILY = "family"
-# searched keys below these are no policy keys: they ask the profile for a schedule, or for a threshold
-SCHEDULE, QUANTILE = "schedule", "quantile"
 POLICY = "policy"  # a searched key that stands for the whole policy
 # stands in for the profile's table while a space is checked
 FLAT_TABLE = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
@@ -79,55 +77,6 @@ class Choice(Document):
 
 
 Range = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
-
-
-class Schedule(Document):
-    """What a family asks of the profile; the keys `schedule.*`.
-
-    Attributes:
-        full_steps: computed steps.
-        refreshes: skipped steps that become refreshes.
-        polish: letters that the refreshes take in turn.
-        tilt: how much more late steps weigh than the profile says; see `Weighting`.
-        bend: likewise of both ends.
-        coherence: how far errors of neighbouring steps add up; 0 makes the schedule that of DPCache.
-        rule: the exact schedule to start from: the least sum of its gaps, or the least worst gap (LeMiCa).
-    """
-
-    full_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
-    refreshes: Annotated[int, Field(ge=0, le=10_000)] = 0
-    polish: Annotated[str, Field(pattern=r"^[BT]{1,100}$")] = "B"
-    tilt: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
-    bend: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
-    coherence: Annotated[float, Field(ge=0.0, le=1.0)] = COHERENCE
-    rule: Literal["sum", "max"] = "sum"
-
-    @property
-    def weighting(self) -> Weighting:
-        """How steps weigh."""
-        return Weighting(self.tilt, self.bend, self.coherence)
-
-
-class Quantile(Document):
-    """A threshold asked of the profile; the keys `quantile.*`.
-
-    Attributes:
-        critical: share of the recorded windows whose error stays below `controller.critical`.
-    """
-
-    critical: Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Planner(Protocol):
-    """Makes schedules and thresholds from a profile; see `autotune.search.schedules.Scheduler`."""
-
-    def pattern(self, policy: Policy, asked: Schedule) -> str:
-        """Return one letter a step."""
-        ...
-
-    def threshold(self, policy: Policy, quantile: float) -> float:
-        """Return a value of `controller.critical`."""
-        ...
 
 
 class Sampler(Protocol):

@@ -6,7 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -22,14 +22,15 @@ from autotune.search.identity import effective_key
 from autotune.search.objective import METRIC_NAMES, METRIC_OF, violations
 from autotune.search.optuna_study import tell
 from autotune.search.pareto import front, hypervolume, spread
-from autotune.search.parts import Job, cut, joined
+from autotune.search.parts import Job, cut
 from autotune.search.race import beaten
 from autotune.search.scorer import Scorer
-from autotune.search.screening import Screen, log_metric
+from autotune.search.screening import Screen
 from autotune.search.status import Trials, trials_so_far
-from autotune.search.store import SAMPLER, RunFolder, TrialRow
+from autotune.search.store import RunFolder, TrialRow
 from autotune.search.tracker import Tracker
 from autotune.search.trial_book import TrialBook
+from autotune.search.work import Asked, Work
 from xslim.policy.policy import Policy
 
 log = logging.getLogger(__name__)
@@ -48,28 +49,6 @@ HYPERVOLUME_REFERENCE = {
     "kid": 1.0,
     "memory": 2.0**40,
 }
-Asked = tuple[optuna.Trial, str, dict[str, Any]]
-
-
-@dataclass
-class Work:
-    """A candidate that is being measured, and the trials that turned out to be the same one."""
-
-    asked: Asked
-    policy: Policy
-    parts: list[Job]
-    found: dict[int, Measurement] = field(default_factory=dict)
-    others: list[Asked] = field(default_factory=list)
-
-    @property
-    def measured(self) -> Measurement:
-        """What is in, in the order of the cases."""
-        return joined([self.found[i] for i in sorted(self.found)])
-
-    @property
-    def whole(self) -> bool:
-        """Whether all cases are in."""
-        return len(self.found) == len(self.parts)
 
 
 @dataclass
@@ -242,11 +221,8 @@ class SearchLoop:
 
     def _beaten(self, work: Work) -> bool:
         metric = METRIC_OF[self.screen.leading]
-        measured = work.measured
-        if metric not in measured.quality.rows:
-            return False
-        errors = [log_metric(metric, float(value)) for value in measured.quality.rows[metric]]
-        by = beaten(measured.quality.compute_fraction, errors, metric, self._front)
+        errors = work.errors(metric)
+        by = beaten(work.measured.quality.compute_fraction, errors, metric, self._front)
         if by is not None:
             log.info("trial %d is beaten by trial %d on its first cases", work.asked[0].number, by.trial)
         return by is not None
@@ -262,33 +238,14 @@ class SearchLoop:
             self._finish(other, row.copied(other[0].number, *other[1:], other[0].user_attrs))
 
     def _row(self, work: Work) -> TrialRow:
-        trial, family, params = work.asked
-        measured = work.measured
-        scalars = self.scorer.scalars(measured)
+        scalars = self.scorer.scalars(work.measured)
         trace = work.found[0].quality.trace_sha256
-        if measured.latency is not None:
+        if work.measured.latency is not None:
             self._timed[trace] = {name: scalars[name] for name in ("latency", "speedup")}
         else:  # the same work was timed before, or nothing is timed
             scalars |= self._timed.get(trace, {})
-        rows = measured.quality.rows
-        named = {METRIC_OF[name] for name in (*self.experiment.objectives, *self.experiment.bounds)}
-        return TrialRow(
-            trial=trial.number,
-            family=family,
-            params=params,
-            policy=work.policy.to_data(),
-            scalars=scalars,
-            actions=measured.quality.actions,
-            trace_sha256=measured.quality.trace_sha256,
-            wall_s=measured.quality.wall_s,
-            cases=len(measured.quality.cases),
-            errors={
-                name: [round(log_metric(name, float(value)), 6) for value in rows[name]]
-                for name in sorted(named & rows.keys())
-            },
-            source=str(trial.user_attrs.get("source", SAMPLER)),
-            neighbour_of=trial.user_attrs.get("neighbour_of"),
-        )
+        named = (*self.experiment.objectives, *self.experiment.bounds)
+        return work.row(scalars, {METRIC_OF[name] for name in named})
 
     def _finish(self, asked: Asked, row: TrialRow) -> None:
         """Write, then tell, then show."""
