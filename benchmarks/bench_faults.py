@@ -74,7 +74,7 @@ def drive(kind: Kind, out: Path, resume: bool) -> int:
         from autotune.search.ray_executor import RayExecutor
 
         executor = RayExecutor(kind.workers, threads_per_worker=1)
-        done = search(out, kind.trials, executor, SimulatedFactory(kind.trial_s), resume, warm_starts=0.2)
+        done = search(out, kind.trials, executor, SimulatedFactory(kind.trial_s), resume, warm_starts=10)
         return 75 if done.interrupted else 0
     sets = (*REAL, f"search.trials={kind.trials}", f"executor.workers={kind.workers}")
     words = ["search", str(ROOT / "experiments/dit-digits.yaml"), "--out", str(out)]

@@ -40,16 +40,18 @@ TRIALS = 160  # asked at most for 80 that are no duplicates
 MODELS = {"dit-digits": 5, "flux-digits": 3}  # seeds
 # settings of the searches that run through `SearchRun`
 LOOPS = {
-    "autotune": (f"search.trials={TRIALS}", "search.warm_starts=0.25"),
+    "autotune": (f"search.trials={TRIALS}",),
     "random": (
         f"search.trials={TRIALS}",
-        "search.warm_starts=0.0",
+        "search.warm_starts=0",
+        "search.published=false",
         "search.screening=false",
         "search.sampler=random",
     ),
     "tpe": (
         f"search.trials={TRIALS}",
-        "search.warm_starts=0.0",
+        "search.warm_starts=0",
+        "search.published=false",
         "search.screening=false",
         "search.sampler=tpe",
     ),

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def scaling(workers: int, seconds: float, rounds: int, address: str | None = Non
 
     executor.tick = look
     with tempfile.TemporaryDirectory() as folder:
-        search(Path(folder), trials, executor, SimulatedFactory(seconds), warm_starts=0.0, neighbours=0.0)
+        search(Path(folder), trials, executor, SimulatedFactory(seconds), warm_starts=0, neighbours=0.0)
     began = min(start for start, _, _ in executor.results)
     ended = max(end for _, end, _ in executor.results)
     measured = len(executor.results)
@@ -89,34 +89,33 @@ def nodes(count: int, workers: int) -> Iterator[str]:
                 cluster.shutdown()
 
 
-def driver(trials: int) -> list[dict[str, Any]]:
-    """Search so many trials that take no time; return rows of the driver's time and memory a trial."""
+def driver(trials: int, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Search so many trials that take no time; keep rows of the driver's time and memory a trial."""
     executor = Watched(LocalExecutor(), 1)
-    moments: list[
-        tuple[float, float, float]
-    ] = []  # after each trial: the driver's own wall and CPU seconds, MB
+    # after each trial: the driver's own seconds, those of its processor, and its memory
+    moments: list[tuple[float, float, float]] = []
 
     def look() -> None:
-        if len(executor.results) > len(moments):
-            cpu = time.thread_time() - executor.waited_cpu_s
-            moments.append((time.perf_counter() - executor.waited_s, cpu, memory_mb()))
-
-    executor.tick = look
-    with tempfile.TemporaryDirectory() as folder:
-        search(Path(folder), trials, executor, SimulatedFactory(0.0), warm_starts=0.0, neighbours=0.0)
-    rows = []
-    for mark in (mark for mark in MARKS if WINDOW < mark <= len(moments)):
-        before, after = moments[mark - 1 - WINDOW], moments[mark - 1]
-        rows.append(
+        if len(executor.results) == len(moments):
+            return
+        cpu = time.thread_time() - executor.waited_cpu_s
+        moments.append((time.perf_counter() - executor.waited_s, cpu, memory_mb()))
+        if len(moments) not in MARKS:
+            return
+        before, after = moments[-1 - WINDOW], moments[-1]
+        keep(
             {
                 "part": "driver",
-                "trials": mark,
+                "trials": len(moments),
                 "ask_tell_ms": round(1000 * (after[0] - before[0]) / WINDOW, 1),
                 "ask_tell_cpu_ms": round(1000 * (after[1] - before[1]) / WINDOW, 1),
                 "memory_mb": round(after[2], 1),
             }
         )
-    return rows
+
+    executor.tick = look
+    with tempfile.TemporaryDirectory() as folder:
+        search(Path(folder), trials, executor, SimulatedFactory(0.0), warm_starts=0, neighbours=0.0)
 
 
 def main() -> None:
@@ -142,8 +141,7 @@ def main() -> None:
         with nodes(given.nodes, given.cluster_workers) as address:
             keep(scaling(given.cluster_workers, given.seconds, given.rounds, address))
     if given.trials:
-        for row in driver(given.trials):
-            keep(row)
+        driver(given.trials, keep)
     if given.write:
         words = " ".join(sys.argv[1:])
         found = {

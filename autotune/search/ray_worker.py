@@ -119,7 +119,7 @@ class Slot:
         try:
             outcome: Loaded = ray.get(ref)
         except ray.exceptions.RayError as error:
-            outcome = Loaded(f"the worker did not start: {error}", node_died=NODE_DIED in str(error))
+            outcome = Loaded(f"the worker did not start: {_cause(error)}", node_died=NODE_DIED in str(error))
         self.ref = None
         if outcome.error is None:
             self.failures = 0
@@ -141,10 +141,10 @@ class Slot:
         except ray.exceptions.RayTaskError as error:  # raised outside `perform`; the worker is well
             outcome = TaskResult(task, error=str(error), device=self.device, worker=self.worker)
         except ray.exceptions.RayError as error:
-            text = f"the worker died: {error}"
+            text = f"the worker died: {_cause(error)}"
             outcome = TaskResult(task, error=text, lost=True, device=self.device, worker=self.worker)
         if outcome.lost:
-            log.warning("worker %s is replaced: %s", self.worker, last_line(outcome.error))
+            log.info("worker %s is replaced: %s", self.worker, last_line(outcome.error))
             self.kill()
             self.begin()
         else:
@@ -157,3 +157,9 @@ class Slot:
 
         with contextlib.suppress(ray.exceptions.RayError, ValueError):
             ray.kill(self._actor, no_restart=True)
+
+
+def _cause(error: Exception) -> str:
+    """What Ray knows of a death, without its general advice."""
+    text = last_line(str(error)).partition(" Some common causes")[0]
+    return text.rpartition("Worker exit detail: ")[2].strip()

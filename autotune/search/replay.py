@@ -57,19 +57,18 @@ class Replay:
             ConfigError: the policy cannot be remapped to the profile's steps.
         """
         if isinstance(policy.controller, DualThreshold):
-            counted = Counter(self._decided(policy))
+            decided = self._decided(policy)
         else:
-            counted = Counter({"": len(self.profile.gram)})
-        total = sum(counted.values())
+            decided = [""] * len(self.profile.gram)
         products = np.zeros((self.profile.num_steps,) * 2)
-        fraction, rows = 0.0, []
-        for letters, count in counted.items():
+        fraction, actions = 0.0, {}
+        for letters, count in Counter(decided).items():
             done = self._done(policy, letters or None)
-            actions = "".join(call.action for call in done)
-            rows += [actions] * count
-            products += self.products(self.errors(policy, done)) * (count / total)
-            fraction += self.cost.compute_fraction(policy, letters or None) * (count / total)
-        return Replayed(tuple(rows), fraction, products)
+            share = count / len(decided)
+            actions[letters] = "".join(call.action for call in done)
+            products += self.products(self.errors(policy, done)) * share
+            fraction += self.cost.compute_fraction(policy, letters or None) * share
+        return Replayed(tuple(actions[letters] for letters in decided), fraction, products)
 
     @property
     def cost(self) -> CostModel:

@@ -6,6 +6,7 @@ from the variable AUTOTUNE_STORAGE_PASSWORD, or the server's client finds it (`~
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from contextlib import suppress
@@ -220,3 +221,20 @@ def _write_ahead(connection: Any, _: object) -> None:
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
     cursor.close()
+
+
+class DiskFullError(XSlimError):
+    """Nothing more can be written; what was written is whole."""
+
+
+def disk_full(error: BaseException | None) -> bool:
+    """Whether an error comes from a full disk, an exhausted quota or a limit on the size of files."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(words in str(error) for words in ("database or disk is full", "disk I/O error")):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -118,7 +118,7 @@ def run(
             "name": "references",
             "model": {"path": MODEL, "num_steps": STEPS, "guidance_scale": 1.5, "prompts": [3, 5, 7]},
             "search_space": "none",
-            "search": {"trials": trials, "certify": 1, "certify_rounds": 1, "warm_starts": 0.0, "seed": seed},
+            "search": {"trials": trials, "certify": 1, "certify_rounds": 1, "warm_starts": 0, "seed": seed},
             "cases": {"search": 2, "holdout": 4, "batch": 2, "sensitivity": 1},
             "metrics": {"net": NET},
             "objectives": ["compute_fraction", "psnr"],

@@ -1,7 +1,8 @@
-"""The dynamic program against all subsets, on random residuals."""
+"""Schedules and thresholds of a profile: exact where they are said to be, and never worse than their start."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import combinations
 
@@ -11,120 +12,297 @@ import torch
 
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.profile import Profile
-from autotune.search.schedules import Scheduler
+from autotune.search.error_model import Weighting
+from autotune.search.gaps import Rule
+from autotune.search.schedules import MOVES, WINDOW, Scheduler
+from autotune.search.asked import Schedule
+from tests.search.residuals import (
+    HOLD,
+    NEWTON,
+    NEWTON2,
+    gap_sums,
+    of_steps,
+    pattern,
+    random_profile,
+    residual_errors,
+)
 from xslim.policy.decision import StepInfo
 from xslim.policy.policy import Policy, Predictor
-from xslim.policy.preset import ModelSignature
 from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.predictors import predict
 from xslim.runtime.rows import Rows
 
 STEPS = 9
-HOLD, NEWTON = Predictor(kind="hold"), Predictor(kind="newton", order=1)
+WEIGHTED = Weighting(tilt=1.0, bend=-0.5, coherence=0.9)
 
 
-def random_profile(seed: int, steps: int = STEPS, rows: int = 2) -> tuple[Profile, np.ndarray]:
-    """A profile of random residuals, and the residuals, [rows, steps, dim]."""
-    rng = np.random.default_rng(seed)
-    vectors = np.cumsum(rng.normal(size=(rows, steps, 5)), axis=1)
-    profile = Profile(
-        signature=ModelSignature(family="formula", transformer="Formula", num_steps=steps),
-        gram=vectors @ vectors.transpose(0, 2, 1),
-        change=np.ones(steps - 1),
-        sensitivity=rng.uniform(0.1, 2, size=steps),
-        calibration={},
-        fit={},
-    )
-    return profile, vectors
+@pytest.fixture(scope="module")
+def scheduler() -> Scheduler:
+    """Of a smooth residual that changes most at both ends."""
+    return Scheduler(FormulaEvaluator(30).profile(()))
 
 
-def error(profile: Profile, vectors: np.ndarray, predictor: Predictor, computed: tuple[int, ...]) -> float:
-    """What a schedule costs, from the residuals themselves: the residual is held or drawn out as a line."""
-    total = 0.0
-    for step in range(vectors.shape[1]):
-        before = [c for c in computed if c <= step]
-        if before[-1] == step:
-            continue
-        guess = vectors[:, before[-1]]
-        if predictor.kind == "newton" and len(before) > 1:
-            j, i = before[-1], before[-2]
-            guess = guess + (guess - vectors[:, i]) * (step - j) / (j - i)
-        squared = ((guess - vectors[:, step]) ** 2).sum(1).mean()
-        total += squared * profile.sensitivity[step] ** 2
-    return total
-
-
+@pytest.mark.parametrize("rule", ["sum", "max"])
 @pytest.mark.parametrize("predictor", [HOLD, NEWTON], ids=["hold", "newton"])
-@pytest.mark.parametrize("seed", range(4))
-def test_no_subset_is_better(predictor: Predictor, seed: int) -> None:
-    profile, vectors = random_profile(seed)
-    scheduler = Scheduler(profile)
+@pytest.mark.parametrize("seed", range(3))
+def test_no_subset_is_better(predictor: Predictor, seed: int, rule: Rule) -> None:
+    profile, vectors = random_profile(seed, STEPS)
+    scheduler, total = Scheduler(profile), sum if rule == "sum" else max
     for count in range(1, STEPS + 1):
         subsets = [(0, *rest) for rest in combinations(range(1, STEPS), count - 1)]
-        best = min(error(profile, vectors, predictor, subset) for subset in subsets)
-        chosen = scheduler.computed_steps(predictor, count)
+        best = min(total(gap_sums(profile, vectors, predictor, subset)) for subset in subsets)
+        chosen = scheduler.computed_steps(predictor, count, rule=rule)
+        plan = scheduler.planned(predictor, rule=rule)[count]
+        assert chosen == plan.steps
         assert len(chosen) == count
-        assert error(profile, vectors, predictor, chosen) == pytest.approx(best, abs=1e-9)
-        assert scheduler.cost(predictor, count) == pytest.approx(best, abs=1e-9)
+        assert total(gap_sums(profile, vectors, predictor, chosen)) == pytest.approx(best, abs=1e-9)
+        assert plan.cost == pytest.approx(best, abs=1e-9)
+
+
+def test_the_weighting_is_that_of_the_exact_schedule_too() -> None:
+    profile, vectors = random_profile(4, STEPS)
+    plain = replace(WEIGHTED, coherence=0.0)
+    corrected = replace(profile, sensitivity=plain.sensitivity(profile.sensitivity))
+    for count in (2, 4, 6):
+        assert Scheduler(profile).planned(HOLD, plain)[count] == Scheduler(corrected).planned(HOLD)[count]
+        assert Scheduler(profile).planned(HOLD, WEIGHTED) == Scheduler(profile).planned(HOLD, plain)
 
 
 @pytest.mark.parametrize("kind", ["pade", "gamma"])
 def test_predictors_that_read_the_residuals_or_a_table_are_costed_as_they_are(kind: str) -> None:
     """Against the runtime's own predictions, of one row: the planner knows inner products only."""
-    profile, vectors = random_profile(5, rows=1)
+    profile, vectors = random_profile(5, STEPS, rows=1)
     table = {"x": [0.0, 0.5, 1.0], "y": [1.0, 2.0, 0.5]}
     policy = Policy.parse(
         {"controller": {"kind": "interval", "every": 2}, "predictor": {"kind": kind, "gamma": table}}
     )
-    computed = Scheduler(profile).computed_steps(policy.predictor, 4)
+    plan = Scheduler(profile).planned(policy.predictor)[4]
     history, total = ResidualHistory(policy.history), 0.0
     for step in range(STEPS):
         true = torch.from_numpy(vectors[:, step, None])  # [1, 1 token, dim]
-        if step in computed:
+        if step in plan.steps:
             history.push(true, float(step), Rows.of([True], true.device))
         else:
             guess = predict(policy, history, StepInfo(step, STEPS))
             total += float((guess - true).square().sum()) * profile.sensitivity[step] ** 2
-    assert Scheduler(profile).cost(policy.predictor, 4) == pytest.approx(total, rel=1e-5)
+    assert plan.cost == pytest.approx(total, rel=1e-5)
 
 
 def test_more_steps_never_cost_more_when_held() -> None:
-    scheduler = Scheduler(random_profile(7)[0])
-    costs = [scheduler.cost(HOLD, count) for count in range(1, STEPS + 1)]
+    costs = [plan.cost for plan in Scheduler(random_profile(7, STEPS)[0]).planned(HOLD)[1:]]
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] == 0.0
 
 
 def test_no_gap_is_longer_than_allowed() -> None:
-    profile, _ = random_profile(3, steps=20)
+    profile, _ = random_profile(3, 20)
     scheduler = Scheduler(profile, max_gap=4)
-    steps = scheduler.computed_steps(HOLD, 1)
-    gaps = np.diff([*steps, 20]) - 1
-    assert gaps.max() <= 4
-    assert len(steps) == 4, "the fewest that the gap allows"
-    assert scheduler.cost(HOLD, 1) == float("inf")
-    assert scheduler.computed_steps(HOLD, 99) == tuple(range(20))
+    for weighting in (Weighting(coherence=0.0), WEIGHTED):
+        steps = scheduler.computed_steps(HOLD, 1, weighting)
+        assert max(np.diff([*steps, 20])) - 1 <= 4
+        assert len(steps) == 4, "the fewest that the gap allows"
+        assert scheduler.computed_steps(HOLD, 99, weighting) == tuple(range(20))
+    assert scheduler.planned(HOLD)[1].cost == float("inf")
+    assert scheduler.planned(HOLD)[1].steps == ()
 
 
 def test_a_line_is_free_at_order_one() -> None:
     position = np.arange(STEPS, dtype=float)[:, None] * np.ones(3) + 1
-    profile, _ = random_profile(0, rows=1)
+    profile, _ = random_profile(0, STEPS, rows=1)
     scheduler = Scheduler(replace(profile, gram=(position @ position.T)[None]))
-    assert scheduler.cost(NEWTON, 2) == pytest.approx(0, abs=1e-9)
+    assert scheduler.planned(NEWTON)[2].cost == pytest.approx(0, abs=1e-9)
     assert scheduler.computed_steps(NEWTON, 2) == (0, 1)
-    assert scheduler.cost(HOLD, 2) > 1
+    assert scheduler.planned(HOLD)[2].cost > 1
 
 
-@pytest.mark.parametrize("polish", ["T", "B", "BT"])
-@pytest.mark.parametrize("refreshes", [0, 1, 2, 50])
-def test_a_pattern_keeps_its_budget(polish: str, refreshes: int) -> None:
-    scheduler = Scheduler(FormulaEvaluator(30).profile(()))
-    for count in (3, 6, 12):
-        pattern = scheduler.pattern(NEWTON, count, refreshes, polish)
-        assert len(pattern) == 30
-        assert [i for i, a in enumerate(pattern) if a == "F"] == list(scheduler.computed_steps(NEWTON, count))
-        drawn = "".join(letter for letter in pattern if letter in "BT")
+# with coherence: the error model's own optimum, from an exact start
+
+
+def estimate(
+    profile: Profile,
+    vectors: np.ndarray,
+    predictor: Predictor,
+    steps: tuple[int, ...],
+    weighting: Weighting,
+) -> float:
+    """log q from the vectors, term by term."""
+    errors = residual_errors(vectors, predictor, steps)
+    s, q = weighting.sensitivity(profile.sensitivity), 0.0
+    for t in range(profile.num_steps):
+        for u in range(profile.num_steps):
+            shared = (errors[:, t] * errors[:, u]).sum(1).mean()
+            q += s[t] * s[u] * weighting.coherence ** abs(t - u) * shared
+    return float(np.log(q))
+
+
+def neighbours(steps: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    for place in range(1, len(steps)):
+        for move in MOVES:
+            step = steps[place] + move
+            if 0 < step < STEPS and step not in steps:
+                yield tuple(sorted({*steps, step} - {steps[place]}))
+
+
+@pytest.mark.parametrize("predictor", [HOLD, NEWTON, NEWTON2], ids=["hold", "newton", "newton2"])
+def test_no_single_move_is_better(predictor: Predictor) -> None:
+    moved = 0
+    for seed in range(3):
+        profile, vectors = random_profile(seed, STEPS)
+        scheduler = Scheduler(profile)
+
+        def log_q(steps: tuple[int, ...], profile: Profile = profile, vectors: np.ndarray = vectors) -> float:
+            return estimate(profile, vectors, predictor, steps, WEIGHTED)
+
+        for count in (2, 3, 5):
+            start = scheduler.planned(predictor, WEIGHTED)[count].steps
+            found = scheduler.computed_steps(predictor, count, WEIGHTED)
+            least = log_q(found)
+            assert scheduler.log_error(of_steps(found, STEPS, predictor), WEIGHTED) == pytest.approx(least)
+            assert (found[0], len(found)) == (0, count)
+            assert least <= log_q(start) + 1e-9
+            assert least <= min(map(log_q, neighbours(found))) + 1e-8
+            moved += found != start
+    assert moved, "the exact sum of gaps is not the error model's best"
+
+
+def test_two_computed_steps_are_the_best_two() -> None:
+    """One step to move, of few: no move away from it but all of them are in reach in turn."""
+    best_found = 0
+    for seed in range(6):
+        profile, vectors = random_profile(seed, 5)
+        found = Scheduler(profile).computed_steps(HOLD, 2, WEIGHTED)
+        each = {step: estimate(profile, vectors, HOLD, (0, step), WEIGHTED) for step in range(1, 5)}
+        best_found += each[found[1]] == min(each.values())
+    assert best_found == 6
+
+
+@pytest.mark.parametrize("rule", ["sum", "max"])
+def test_a_smooth_schedule_is_never_worse_than_its_exact_start(scheduler: Scheduler, rule: Rule) -> None:
+    for count in (2, 4, 7, 12, 20):
+        for weighting in (Weighting(), WEIGHTED):
+            start = scheduler.planned(HOLD, weighting, rule)[count].steps
+            found = scheduler.computed_steps(HOLD, count, weighting, rule)
+            errors = [scheduler.log_error(of_steps(s, 30, HOLD), weighting) for s in (found, start)]
+            assert errors[0] <= errors[1]
+
+
+# patterns
+
+
+@pytest.mark.parametrize("polish", ["T", "B", "BT", "TB"])
+@pytest.mark.parametrize("refreshes", [0, 1, 2, 12])
+def test_a_pattern_keeps_its_budget(scheduler: Scheduler, polish: str, refreshes: int) -> None:
+    policy = pattern("F", predictor=NEWTON.to_data(), token={"budget": 0.5})
+    for count in (3, 10):
+        asked = Schedule(full_steps=count, refreshes=refreshes, polish=polish)
+        letters = scheduler.pattern(policy, asked)
+        assert len(letters) == 30
+        computed = scheduler.computed_steps(NEWTON, count, asked.weighting)
+        assert [i for i, a in enumerate(letters) if a == "F"] == list(computed)
+        drawn = [letter for letter in letters if letter in "BT"]
         assert len(drawn) <= refreshes
-        assert drawn == (polish * 50)[: len(drawn)]
-        if refreshes:
-            assert drawn, "a gap of three steps or more is there"
+        if refreshes < 3:
+            assert sorted(drawn) == sorted((polish * 2)[:refreshes])
+        else:
+            assert set(drawn) == set(polish)
+
+
+@pytest.mark.parametrize("polish", ["T", "BT", "TB", "TTB"])
+def test_a_pattern_is_executed_as_it_is_written(scheduler: Scheduler, polish: str) -> None:
+    """A token refresh ranks its tokens by two residuals; before there are two, it would compute in full."""
+    policy = pattern("F")
+    for count in (1, 2, 4):
+        for refreshes in (2, 5):
+            asked = Schedule(full_steps=count, refreshes=refreshes, polish=polish, tilt=-2.0)
+            letters = scheduler.pattern(policy, asked)
+            replayed = scheduler.replay.run(pattern(letters))
+            assert replayed.actions == (letters,)
+
+
+def test_a_refresh_is_where_it_helps_most(scheduler: Scheduler) -> None:
+    policy = pattern("F", block={"budget": 0.8, "start_block": -1})
+    asked = Schedule(full_steps=4, refreshes=1, polish="B")
+    plain = scheduler.pattern(policy, Schedule(full_steps=4))
+    found = scheduler.pattern(policy, asked)
+    (place,) = [i for i, (a, b) in enumerate(zip(plain, found, strict=True)) if a != b]
+    assert (plain[place], found[place]) == (".", "B")
+
+    def error(letters: str) -> float:
+        changed = pattern(letters, block={"budget": 0.8, "start_block": -1})
+        return scheduler.log_error(changed, asked.weighting)
+
+    assert error(found) < error(plain)
+    runs = [m for m in plain.replace("F", " ").split(" ") if m]
+    starts = [i for i, a in enumerate(plain) if a == "." and plain[i - 1] == "F"]
+    middles = [start + len(run) // 2 for start, run in zip(starts, runs, strict=True)]
+    assert place in middles
+    others = [plain[:m] + "B" + plain[m + 1 :] for m in middles]
+    assert error(found) == min(map(error, others))
+
+
+# thresholds
+
+
+def online(max_skips: int | None, critical: float = 0.1) -> Policy:
+    profile = FormulaEvaluator(30).profile(())
+    return Policy.parse(
+        {
+            "controller": {
+                "kind": "dual-threshold",
+                "critical": critical,
+                "polish": [],
+                "warmup": 1,
+                "cooldown": 0,
+                "max_consecutive_skips": max_skips,
+            },
+            "indicator": {
+                "signals": {"step_table": 1.0},
+                "calibration": {"step_table": profile.calibration["step_table"].to_data()},
+            },
+        }
+    )
+
+
+@pytest.mark.parametrize("max_skips", [1, 3, None])
+def test_a_threshold_is_a_quantile_of_what_windows_add_up_to(
+    scheduler: Scheduler, max_skips: int | None
+) -> None:
+    policy, growth = online(max_skips), FormulaEvaluator(30).curve()[1:]
+    longest = (WINDOW if max_skips is None else max_skips) + 1
+    windows = [
+        float(growth[i : i + length].sum())
+        for length in range(1, longest + 1)
+        for i in range(len(growth) - length + 1)
+    ]
+    for quantile in (0.1, 0.5, 0.9, 1.0):
+        expected = np.quantile(windows, quantile)
+        assert scheduler.threshold(policy, quantile) == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_threshold_grows_with_the_quantile_and_with_the_skips_allowed(scheduler: Scheduler) -> None:
+    quantiles = np.linspace(0, 1, 11)
+    short, long = (
+        [scheduler.threshold(online(skips), float(quantile)) for quantile in quantiles] for skips in (2, 6)
+    )
+    for found in (short, long):
+        assert found[0] == 0.0
+        assert (np.diff(found) > 0).all()
+    assert (np.array(long[1:]) > np.array(short[1:])).all()
+
+
+def test_a_quantile_of_0_computes_every_step_and_of_1_few(scheduler: Scheduler) -> None:
+    def actions(quantile: float) -> str:
+        critical = scheduler.threshold(online(3), quantile)
+        return scheduler.replay.run(online(3, critical)).actions[0]
+
+    assert actions(0.0) == "F" * 30
+    assert actions(1.0).count("F") <= 10
+    counts = [actions(quantile).count("F") for quantile in (0.0, 0.3, 0.6, 1.0)]
+    assert counts == sorted(counts, reverse=True)
+
+
+def test_no_signal_is_no_threshold(scheduler: Scheduler) -> None:
+    policy = Policy.parse({"controller": {"kind": "dual-threshold", "critical": 0.1}})
+    silent = Scheduler(replace(scheduler.profile, signals={}))
+    assert silent.threshold(policy, 0.5) == 0.0
+    assert scheduler.threshold(policy, 0.5) > 0.0

@@ -64,7 +64,7 @@ def test_counts_files_and_study_agree(tmp_path: Path) -> None:
 
 
 def test_warm_starts_come_first(tmp_path: Path) -> None:
-    search = Search(tmp_path, {"search.warm_starts": 0.5})
+    search = Search(tmp_path, {"search.warm_starts": 7})
     search.run()
     sources = [row.source for row in search.rows]
     assert sources[:7] == ["warm start"] * 7
@@ -260,7 +260,7 @@ def test_every_trial_has_a_seed_of_its_own() -> None:
 
 def test_the_same_seed_searches_the_same_points(tmp_path: Path) -> None:
     # neither family's points depend on what was measured before the sampler models anything
-    same = {"search.sampler": "random", "search.screening": False, "search.warm_starts": 0.5}
+    same = {"search.sampler": "random", "search.screening": False, "search.warm_starts": 7}
     other = {**same, "search.seed": 1}
     searches = [Search(tmp_path / str(i), changes) for i, changes in enumerate((same, same, other))]
     for search in searches:
