@@ -14,6 +14,7 @@ from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
 from autotune.search.certify import evidence, measuring_context, with_intervals
 from autotune.search.dispatch import Dispatcher, RunBrokenError
+from autotune.search.draining import stop_on_signals
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment, parse_experiment
 from autotune.search.export import nets
@@ -21,7 +22,6 @@ from autotune.search.floors import floor_entry, notes, uncached_floors
 from autotune.search.numbers import rounded, to_json
 from autotune.search.objective import METRIC_NAMES, METRIC_OF, SCALAR_NAMES, Bound
 from autotune.search.parts import Job, PartStore, measure
-from autotune.search.run import stop_on_signals
 from autotune.search.scorer import Scorer, check_measured, reference_sets
 from autotune.search.store import RunFolder
 from xslim.errors import ConfigError

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from autotune.scoring.case import Case, make_cases
@@ -22,6 +19,7 @@ from autotune.scoring.profile import Profile
 from autotune.scoring.reference import stored
 from autotune.search.certify import Certified, candidates, certify
 from autotune.search.dispatch import Dispatcher
+from autotune.search.draining import stop_on_signals
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
 from autotune.search.export import Totals, export, nearest, summary, write_summary
@@ -283,25 +281,3 @@ def screened(screen: Screen) -> list[TrialRow]:
         policy = screen.candidate(family, params).policy
         found.append(TrialRow(number, family, params, policy.to_data(), {}, "", "", source="warm start"))
     return found
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """Set an event on SIGTERM and SIGINT instead of ending the process; a second one ends it."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        log.warning("stopping: what is in flight is finished first; once more to stop at once")
-        event.set()
-
-    old = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield event
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)
