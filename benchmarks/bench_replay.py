@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -91,6 +92,7 @@ def main() -> None:
         "coherent": ranked(Weighting()),
         "fitted": None if fitted is None else round(fitted.rank_correlation, 4),
         "replay_ms": round(1000 * seconds, 2),
+        "command": f"python benchmarks/bench_replay.py {' '.join(sys.argv[1:])}".strip(),
     }
     print(json.dumps(line))
 
