@@ -22,7 +22,7 @@ from autotune.scoring.cost_steps import Done, dry_run
 from autotune.scoring.profile import TOKEN_BUDGETS, Array, Profile
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import DualThreshold, Policy, Predictor
+from xslim.policy.policy import BlockReuse, DualThreshold, Policy, Predictor
 from xslim.runtime.predictors import Kept, weights
 
 TINY = 1e-30
@@ -45,9 +45,10 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Replay:
-    """Replays policies on one profile; remembers predictors' weights."""
+    """Replays policies on one profile; remembers predictors' weights and chosen blocks."""
 
     profile: Profile
+    _blocks: dict[tuple[BlockReuse, int], Array] = field(default_factory=dict)
     _weights: dict[tuple[Predictor, tuple[int, ...], int], Array] = field(default_factory=dict)
 
     def run(self, policy: Policy) -> Replayed:
@@ -69,6 +70,10 @@ class Replay:
             products += self.products(self.errors(policy, done)) * share
             fraction += self.cost.compute_fraction(policy, letters or None) * share
         return Replayed(tuple(actions[letters] for letters in decided), fraction, products)
+
+    def static_products(self, policy: Policy) -> Array:
+        """Inner products of the residual errors of a static policy; cheaper than `run`."""
+        return self.products(self.errors(policy, self._done(policy, None)))
 
     @property
     def cost(self) -> CostModel:
@@ -162,11 +167,12 @@ class Replay:
 
     def _selected(self, policy: Policy, step: int) -> Array:
         """Share of rows in which each block is recomputed, [blocks]."""
-        flags = [
-            row for branch in self.cost.branches for row in self.cost.selected_blocks(policy, branch, step)
-        ]
-        found: Array = np.mean(np.array(flags, dtype=float), axis=0)
-        return found
+        key = (policy.block, step)
+        if key not in self._blocks:
+            branches = self.cost.branches
+            flags = [row for b in branches for row in self.cost.selected_blocks(policy, b, step)]
+            self._blocks[key] = np.mean(np.array(flags, dtype=float), axis=0)
+        return self._blocks[key]
 
     def _done(self, policy: Policy, letters: str | None) -> list[Done]:
         return dry_run(policy, self.profile.num_steps, self.cost.sigmas, letters)

@@ -199,7 +199,7 @@ class Scheduler:
             def error(place: int, letter: str = letter) -> float:
                 steps = "".join([*trial[:place], letter, *trial[place + 1 :]])
                 changed = policy.model_copy(update={"controller": Pattern(steps=steps)})
-                return float(log_error(self.replay.run(changed).products, matrix))
+                return float(log_error(self.replay.static_products(changed), matrix))
 
             trial[min(free, key=error)] = letter
         return trial
