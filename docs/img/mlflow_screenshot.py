@@ -54,7 +54,8 @@ SEARCHES = {
         "search.neighbours": "0",
     },
 }
-WINDOW = "1600,1340"
+WINDOW = "1600,1620"
+CHARTS = "hypervolume|best_"  # typed into the search box of the charts
 CURVES, MIN_CURVES, SETTLE_S = ".js-plotly-plot .scatterlayer .trace", 4, 5.0
 # what a user would click away
 STORED = {
@@ -201,6 +202,9 @@ async def _photograph(page: Page, url: str) -> None:
         if time.monotonic() > end:
             sys.exit("the page shows no curves")
         await asyncio.sleep(1.0)
+    await page.value("document.querySelector('input[placeholder=\"Search metric charts\"]').focus()")
+    await page.do("Input.insertText", text=CHARTS)
+    await asyncio.sleep(SETTLE_S)
     # toolbars of charts are shown under a mouse, and always where there is none
     await page.value("document.querySelectorAll('.modebar').forEach(bar => bar.remove())")
     await asyncio.sleep(SETTLE_S)
