@@ -1,4 +1,4 @@
-"""Schedules and thresholds of a profile: exact where they are said to be, and never worse than their start."""
+"""Schedules and thresholds of a profile: exact where they are said to be, never worse than their start."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import torch
 
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.profile import Profile
+from autotune.search.asked import Schedule
 from autotune.search.error_model import Weighting
 from autotune.search.gaps import Rule
 from autotune.search.schedules import MOVES, WINDOW, Scheduler
-from autotune.search.asked import Schedule
 from tests.search.residuals import (
     HOLD,
     NEWTON,
@@ -60,7 +60,7 @@ def test_no_subset_is_better(predictor: Predictor, seed: int, rule: Rule) -> Non
 
 
 def test_the_weighting_is_that_of_the_exact_schedule_too() -> None:
-    profile, vectors = random_profile(4, STEPS)
+    profile, _ = random_profile(4, STEPS)
     plain = replace(WEIGHTED, coherence=0.0)
     corrected = replace(profile, sensitivity=plain.sensitivity(profile.sensitivity))
     for count in (2, 4, 6):

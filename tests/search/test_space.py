@@ -10,15 +10,17 @@ import pytest
 
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.search.schedules import Scheduler
+from autotune.search.screening import MOST_COMPUTE, Screen
 from autotune.search.space import SearchSpace
 from autotune.search.warm_starts import warm_starts
-from tests.search.support import SPACE, merged
+from tests.search.support import SPACE, STEPS, merged
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
 PROFILE = FormulaEvaluator(50).profile(())
+SHIPPED = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
 def random_study() -> optuna.Study:
@@ -35,33 +37,79 @@ def one_family(**changes: Any) -> dict[str, Any]:
     return {"families": {"only": {**family, **changes}}}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_every_point_of_a_shipped_space_is_a_valid_policy(path: Path) -> None:
-    space, scheduler, study = SearchSpace.load(path), Scheduler(PROFILE), random_study()
+@pytest.fixture(scope="module")
+def scheduler() -> Scheduler:
+    return Scheduler(PROFILE)
+
+
+@pytest.fixture(scope="module")
+def short() -> Scheduler:
+    """Of fewer steps, for many points: the spaces are for 50, but a schedule is cut to what there is."""
+    return Scheduler(FormulaEvaluator(STEPS).profile(()))
+
+
+def check_policy(policy: Policy, params: dict[str, Any], scheduler: Scheduler) -> None:
+    assert Policy.parse(policy.to_data()) == policy
+    if policy.controller.kind == "pattern":
+        asked = any(key.startswith("schedule.") for key in params)
+        assert len(policy.controller.steps) == (scheduler.profile.num_steps if asked else 50)
+    else:
+        assert sum(policy.indicator.signals.values()) == pytest.approx(1)
+        assert policy.controller.critical > 0
+
+
+@SHIPPED
+def test_every_point_of_a_shipped_space_is_a_valid_policy(
+    path: Path, scheduler: Scheduler, short: Scheduler
+) -> None:
+    space, study = SearchSpace.load(path), random_study()
     seen = set()
-    for _ in range(200):
-        trial = study.ask()
-        family, params = space.sample(trial)
-        policy = space.policy(family, params, PROFILE.calibration, scheduler)
-        assert Policy.parse(policy.to_data()) == policy
-        if policy.controller.kind == "pattern":
-            assert len(policy.controller.steps) == 50
-        else:
-            assert sum(policy.indicator.signals.values()) == pytest.approx(1)
+    for i in range(200):
+        planner = scheduler if i % 8 == 0 else short
+        family, params = space.sample(study.ask())
+        policy = space.policy(family, params, planner.profile.calibration, planner)
+        check_policy(policy, params, planner)
         seen.add(family)
     assert seen == set(space.families)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_warm_starts_are_points_of_the_space(path: Path) -> None:
-    space, scheduler, study = SearchSpace.load(path), Scheduler(PROFILE), random_study()
-    points = warm_starts(space, scheduler, 12)
+@SHIPPED
+def test_what_a_point_asks_of_the_profile_reaches_the_policy(path: Path, short: Scheduler) -> None:
+    space = SearchSpace.load(path)
+    for name, family in space.families.items():
+        middle = family.middle()
+        if "schedule.full_steps" in family.params:
+            low, high = (
+                space.policy(name, {**middle, "schedule.refreshes": 0, "schedule.full_steps": n}, {}, short)
+                for n in (4, 8)
+            )
+            assert [low.controller.steps.count("F"), high.controller.steps.count("F")] == [4, 8]
+        if "quantile.critical" in family.params:
+            low, high = (
+                space.policy(name, {**middle, "quantile.critical": q}, short.profile.calibration, short)
+                for q in (0.1, 0.9)
+            )
+            assert 0 < low.controller.critical < high.controller.critical
+            assert low.controller.critical == short.threshold(low, 0.1)
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if "digits" in p.stem], ids=lambda path: path.stem)
+def test_warm_starts_are_points_of_the_space(path: Path, short: Scheduler) -> None:
+    space, study = SearchSpace.load(path), random_study()
+    screen = Screen(space, short, ("latency", "lpips"), {})
+    assert warm_starts(screen, 0) == []
+    points = warm_starts(screen, 12)
     assert len(points) == 12
-    assert {family for family, _ in points} == set(space.families)
+    assert points == warm_starts(screen, 12)
+    assert points[:3] == warm_starts(screen, 3)
     for family, params in points:
         study.enqueue_trial(space.encode(family, params))
         assert space.sample(study.ask()) == (family, params)
-        assert space.policy(family, params, PROFILE.calibration, scheduler)
+        policy = screen.policy(family, params)
+        check_policy(policy, params, short)
+        assert policy == screen.candidate(family, params).policy
+        assert short.replay.run(policy).compute_fraction <= MOST_COMPUTE
+    assert len({screen.candidate(*point).key for point in points}) == 12
 
 
 def test_a_sampled_point_survives_the_study() -> None:
@@ -151,6 +199,21 @@ FULL = {"type": "int", "low": 2, "high": 9}
                                       {"type": "categorical", "choices": ["a"]}}}, "schedule.full_steps"),
         ({"base": PATTERN, "params": {"schedule.full_steps": FULL, "schedule.refreshes":
                                       {"type": "int", "low": -2, "high": 3}}}, "schedule.refreshes"),
+        ({"base": PATTERN, "params": {"schedule.tilt": {**FLOAT, "high": 11.0}}}, "schedule.tilt"),
+        ({"base": PATTERN, "params": {"schedule.tilt":
+                                      {"type": "categorical", "choices": [0.0, "1"]}}}, "schedule.tilt"),
+        ({"base": PATTERN, "params": {"schedule.bend": {**FLOAT, "low": -11.0}}}, "schedule.bend"),
+        ({"base": PATTERN, "params": {"schedule.coherence": {**FLOAT, "high": 1.1}}}, "schedule.coherence"),
+        ({"base": PATTERN, "params": {"schedule.coherence": {**FLOAT, "low": -0.1}}}, "schedule.coherence"),
+        ({"base": PATTERN, "params": {"schedule.rule":
+                                      {"type": "categorical", "choices": ["sum", "mean"]}}}, "schedule.rule"),
+        ({"base": PATTERN, "params": {"schedule.coherance": FLOAT}}, "schedule.coherance"),
+        ({"params": {"quantile.critical": {**FLOAT, "high": 1.5}}}, "quantile.critical"),
+        ({"params": {"quantile.critical": {**FLOAT, "low": -0.5}}}, "quantile.critical"),
+        ({"params": {"quantile.critical": {"type": "categorical", "choices": ["a"]}}}, "quantile.critical"),
+        ({"params": {"quantile.warning": FLOAT}}, "quantile.warning"),
+        ({"params": {"quantile": FLOAT}}, "quantile"),
+        ({"params": {"quantile.critical": FLOAT}, "seeds": [{"quantile.critical": 2.0}]}, "seeds.0"),
         ({"base": {**PATTERN, "predictor": "hold"}, "params": {"schedule.full_steps": FULL}}, "predictor"),
         ({"seeds": [{"controller.warmup": 2}]}, "seeds.0"),
         ({"seeds": [{"controller.critical": "0.5"}]}, "seeds.0"),
