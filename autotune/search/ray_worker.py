@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 START_ATTEMPTS = 3  # failed starts in a row after which a worker is given up
 # a GPU may still hold the memory of the process before (ray#26118); doubled at each failure in a row
 REST_S = 0.5
-NODE_DIED = "its node has died"  # Ray's words
+NODE_DIED = re.compile(r"\bnode (has died|was terminated)")  # Ray's words
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,10 @@ class Slot:
         try:
             outcome: Loaded = ray.get(ref)
         except ray.exceptions.RayError as error:
-            outcome = Loaded(f"the worker did not start: {_cause(error)}", node_died=NODE_DIED in str(error))
+            outcome = Loaded(
+                f"the worker did not start: {_cause(error)}",
+                node_died=NODE_DIED.search(str(error)) is not None,
+            )
         self.ref = None
         if outcome.error is None:
             self.failures = 0
