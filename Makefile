@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 MODEL ?= dit-digits
+SEARCHES := benchmarks/bench_search_efficiency.py benchmarks/bench_search_scaling.py benchmarks/bench_faults.py
 
-.PHONY: setup demo test test-slow check bench presets clean
+.PHONY: setup demo test test-slow check bench bench-search presets clean
 
 setup: $(STAMP)
 
@@ -29,8 +30,12 @@ check: setup
 	$(BIN)/lint-imports
 
 bench: setup
-	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+	for script in $(filter-out $(SEARCHES),$(wildcard benchmarks/bench_*.py)); do $(BIN)/python $$script || exit 1; done
 	for family in dit flux hunyuanvideo; do $(BIN)/python benchmarks/runtime.py --family $$family || exit 1; done
+
+# Hours of searches, with a cluster in processes and workers that are killed.
+bench-search: setup
+	for script in $(SEARCHES); do $(BIN)/python $$script || exit 1; done
 
 # Searches and certifies anew, then replaces the shipped presets by what was found.
 presets: setup

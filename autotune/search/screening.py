@@ -150,7 +150,8 @@ class Screen:
         """
         weights = Weighting().matrix(self.scheduler.profile.sensitivity)
         replayed = (self.candidate(*point) for point in points)
-        pool = [candidate for candidate in replayed if candidate.compute_fraction <= MOST_COMPUTE]
+        distinct = {candidate.key: candidate for candidate in replayed}
+        pool = [candidate for candidate in distinct.values() if candidate.compute_fraction <= MOST_COMPUTE]
         errors = [float(log_error(c.products, weights)) for c in pool]
         best = front([(c.compute_fraction, error) for c, error in zip(pool, errors, strict=True)])
         rest = [i for i in range(len(pool)) if i not in set(best)]
@@ -207,7 +208,7 @@ class Screen:
         """Optimistic objectives on the screen's axes; None where a bound is out of reach."""
         for name, bound in self.bounds.items():
             value = self._scalar(name, candidate)
-            if value is not None and value > self._axis(name, bound.limit) and name in self._fits:
+            if value is not None and value > self._axis(name, bound.limit):
                 return None
         found = [self._scalar(name, candidate) for name in self.objectives]
         return None if any(value is None for value in found) else [float(v) for v in found if v is not None]
