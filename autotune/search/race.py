@@ -14,7 +14,7 @@ from autotune.scoring.profile import Array
 from autotune.search.store import TrialRow
 
 LEAST_CASES = 4  # pairs below which nothing is decided
-CONFIDENCE = 0.99  # one-sided, of the mean difference
+CONFIDENCE = 0.99  # that none of the members it is compared with is better by chance
 
 
 def beaten(
@@ -28,14 +28,12 @@ def beaten(
         metric: whose errors they are.
         members: of the front, with the same errors of at least these cases.
     """
-    for member in members:
-        theirs = member.errors.get(metric, ())
-        if member.scalars["compute_fraction"] <= compute_fraction and _worse(errors, theirs):
-            return member
-    return None
+    rivals = [member for member in members if member.scalars["compute_fraction"] <= compute_fraction]
+    doubt = (1 - CONFIDENCE) / max(1, len(rivals))  # one of many is easily better by chance
+    return next((rival for rival in rivals if _worse(errors, rival.errors.get(metric, ()), doubt)), None)
 
 
-def _worse(mine: Sequence[float], theirs: Sequence[float]) -> bool:
+def _worse(mine: Sequence[float], theirs: Sequence[float], doubt: float) -> bool:
     """Whether my mean error is larger, by a paired t-test over the first common cases."""
     from scipy.stats import t
 
@@ -44,4 +42,4 @@ def _worse(mine: Sequence[float], theirs: Sequence[float]) -> bool:
         return False
     difference: Array = np.asarray(mine[:count]) - np.asarray(theirs[:count])
     error = float(difference.std(ddof=1)) / np.sqrt(count)
-    return bool(difference.mean() > t.ppf(CONFIDENCE, count - 1) * error)
+    return bool(difference.mean() > t.ppf(1 - doubt, count - 1) * error)

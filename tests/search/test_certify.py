@@ -191,9 +191,9 @@ def numbers(data: object, key: str = "") -> Iterator[tuple[str, float]]:
 
 
 def test_tiers_hold_their_bounds_surely_and_no_number_is_nan(tmp_path: Path) -> None:
-    search = Search(tmp_path, {"tiers": {"low": {"psnr_p5": {"min": 15.0}}}})
+    search = Search(tmp_path, {"tiers": {"low": {"psnr_p5": {"min": 12.0}}}})
     tiers = search.run().summary["tiers"]
-    assert tiers["low"]["holdout"]["psnr_p5"]["ci95"][0] >= 15.0
+    assert tiers["low"]["holdout"]["psnr_p5"]["ci95"][0] >= 12.0
     summary = json.loads((tmp_path / "summary.json").read_text(), parse_constant=pytest.fail)
     found = dict(numbers(summary))
     assert len(found) > 50
