@@ -18,7 +18,6 @@ import platform
 import sys
 import tempfile
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,40 +30,39 @@ from autotune.search.ray_executor import RayExecutor
 
 RESULT = Path(__file__).resolve().parent / "results" / "search_scaling.json"
 MARKS = (100, 250, 500, 1000, 1500, 2000)  # trials at which the driver is looked at
+MOST = 100_000  # trials, which no search here reaches
 WINDOW = 50  # trials before a mark, whose mean time is taken
 
 
 def scaling(workers: int, seconds: float, rounds: int, address: str | None = None) -> dict[str, Any]:
-    """Search with so many workers, `rounds` trials for each; return one row."""
+    """Search with so many workers for `rounds` trials' time; return one row.
+
+    Looks at the time from the first trial's begin on, without the end, where workers have nothing left to
+    do; a trial that goes on then counts by the part that lies before.
+    """
     executor = Watched(RayExecutor(workers, address, threads_per_worker=1), workers)
-    trials = workers * rounds
     sizes: list[float] = []
 
     def look() -> None:
-        if not sizes and len(executor.results) >= trials // 2:
+        if not sizes and len(executor.results) >= workers:
             pids = descendants(os.getpid(), "ray::Worker")
             sizes.extend(memory_mb(pid, private=True) for pid in pids)
 
     executor.tick = look
+    length = rounds * seconds
     with tempfile.TemporaryDirectory() as folder:
-        search(Path(folder), trials, executor, SimulatedFactory(seconds), warm_starts=0, neighbours=0.0)
+        settings = {"warm_starts": 0.0, "neighbours": 0.0, "max_seconds": length + seconds / 2}
+        search(Path(folder), MOST, executor, SimulatedFactory(seconds), **settings)
     began = min(start for start, _, _ in executor.results)
-    ended = max(end for _, end, _ in executor.results)
-    measured = len(executor.results)
-    spans: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    for start, end, worker in executor.results:
-        spans[worker].append((start, end))
-    busy = sum(end - start for span in spans.values() for start, end in span)
-    there = sum(max(end for _, end in span) - min(start for start, _ in span) for span in spans.values())
+    inside = sum(max(0.0, min(end, began + length) - start) for start, end, _ in executor.results)
     return {
         "part": "scaling",
         "nodes": 1 if address is None else int(os.environ.get("NODES", "1")),
         "workers": workers,
         "trial_s": seconds,
-        "trials": measured,
-        "trials_per_s": round(measured / (ended - began), 4),
-        "over_ideal": round(measured * seconds / workers / (ended - began), 4),
-        "busy_between_first_and_last_trial": round(busy / there, 4),
+        "trials": round(inside / seconds, 1),
+        "trials_per_s": round(inside / seconds / length, 4),
+        "over_ideal": round(inside / length / workers, 4),
         "worker_mb": round(sum(sizes) / len(sizes), 1) if sizes else None,
     }
 
