@@ -80,6 +80,7 @@ def test_the_latents_of_dit_are_those_it_decodes(load: Load) -> None:
 def test_the_scheduler_is_left_as_it_was(name: str, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = load(name)
     cases = CASES if name != "dit" else (Case(1, 1),)
+    runner.draw(cases)  # some schedulers set attributes of their own while they step
     scheduler = runner.pipe.scheduler
     before = set(vars(scheduler)), inspect.signature(scheduler.step)
     seen: list[Any] = []
@@ -94,7 +95,7 @@ def test_the_scheduler_is_left_as_it_was(name: str, load: Load, monkeypatch: pyt
         patch.setattr(runner.pipe.transformer, "forward", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             runner.draw(cases)
-    assert (set(vars(scheduler)) | before[0], inspect.signature(scheduler.step)) == before
+    assert (set(vars(scheduler)), inspect.signature(scheduler.step)) == before
 
 
 @pytest.mark.parametrize("name", ["flux", "hunyuan", "wan"])
