@@ -157,7 +157,7 @@ def screening_line(facts: Mapping[str, Any]) -> str:
     found = facts["rank_correlation"]
     if found is None:
         return f"replay: too few trials ({facts['trials']}) to say how well it ranks {facts['metric']}"
-    use = "it proposed points" if facts["trusted"] else "too low, so it proposed none"
+    use = "it may propose points" if facts["trusted"] else "below 0.8 it proposes none"
     return f"replay ranks {facts['metric']} of {facts['trials']} trials with {found:.2f} (Spearman): {use}"
 
 
