@@ -51,7 +51,7 @@ def scaling(workers: int, seconds: float, rounds: int, address: str | None = Non
     executor.tick = look
     length = rounds * seconds
     with tempfile.TemporaryDirectory() as folder:
-        settings = {"warm_starts": 0.0, "neighbours": 0.0, "max_seconds": length + seconds / 2}
+        settings = {"warm_starts": 0, "neighbours": 0.0, "max_seconds": length + seconds / 2}
         search(Path(folder), MOST, executor, SimulatedFactory(seconds), **settings)
     began = min(start for start, _, _ in executor.results)
     inside = sum(max(0.0, min(end, began + length) - start) for start, end, _ in executor.results)
