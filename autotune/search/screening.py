@@ -25,7 +25,9 @@ from autotune.search.space import SearchSpace
 from xslim.policy.policy import Policy
 
 TRUSTED = 0.8  # rank correlation below which the model proposes nothing
-REFIT = 4  # measured trials between two fits
+REFIT = 4  # measured trials between two fits, at least; later a twentieth of all
+FITTED = 200  # trials that are fitted to, the latest: more cost time and tell little
+REMEMBERED = 1500  # candidates; each takes 20 KiB at 50 steps
 GRID = 0.25  # tilt and bend are rounded to it, so that schedules are computed once
 OPTIMISM = 0.5  # standard deviations by which a prediction is taken to be better than it is
 MOST_COMPUTE = 0.6  # share of the uncached MACs above which nothing is proposed: it saves too little
@@ -84,6 +86,7 @@ class Screen:
     _products: list[Array] = field(default_factory=list)
     _scalars: list[Mapping[str, float]] = field(default_factory=list)
     _fits: dict[str, Fit] = field(default_factory=dict)
+    _noted: int = 0
     _fitted_at: int = 0
     _replayed: dict[str, Candidate] = field(default_factory=dict)
 
@@ -109,16 +112,17 @@ class Screen:
         known = np.isfinite(self.rank_correlation)
         return {
             "metric": self.leading,
-            "trials": len(self._products),
+            "trials": self._noted,
             "rank_correlation": round(self.rank_correlation, 4) if known else None,
             "trusted": self.trusted,
         }
 
     def note(self, policy: Policy, scalars: Mapping[str, float]) -> None:
         """Take a measured trial into account."""
-        self._products.append(self.scheduler.replay.run(policy).products)
-        self._scalars.append(scalars)
-        if len(self._products) >= self._fitted_at + REFIT:
+        self._products = [*self._products[1 - FITTED :], self.scheduler.replay.run(policy).products]
+        self._scalars = [*self._scalars[1 - FITTED :], scalars]
+        self._noted += 1
+        if self._noted >= self._fitted_at + max(REFIT, self._noted // 20):
             self._refit()
 
     def policy(self, family: str, params: Mapping[str, Any]) -> Policy:
@@ -129,6 +133,8 @@ class Screen:
         """Replay a point; what was replayed before is remembered."""
         key = f"{family} {sorted(params.items(), key=lambda item: item[0])!r}"
         if key not in self._replayed:
+            if len(self._replayed) >= REMEMBERED:
+                del self._replayed[next(iter(self._replayed))]
             policy = self.policy(family, params)
             replayed = self.scheduler.replay.run(policy)
             self._replayed[key] = Candidate(
@@ -244,7 +250,7 @@ class Screen:
         return [float(v) for v in worst + MARGIN * span]
 
     def _refit(self) -> None:
-        self._fitted_at = len(self._products)
+        self._fitted_at = self._noted
         sensitivity = self.scheduler.profile.sensitivity
         named = [self.leading, *(n for n in (*self.objectives, *self.bounds) if n != self.leading)]
         for name in named:
