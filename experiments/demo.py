@@ -68,7 +68,7 @@ def main() -> None:
     with xslim.attach(runner.pipe, preset) as session:
         cached = runner.draw(cases).images
     latency = paired(runner, cases, preset.policy, ROUNDS, 0.0)
-    quality = psnr(cached, uncached)
+    quality = quality_of(cached, uncached)
     picture = out / "side_by_side.png"
     side_by_side(uncached, cached, latency.speedup).save(picture)
     print(f"\n{preset.name} on {SHOWN} unseen seeds")
@@ -88,6 +88,14 @@ def main() -> None:
     print(f"MLflow UI     .venv/bin/mlflow ui --backend-store-uri {store}")
     print(f"the table     .venv/bin/autotune show {out}")
     print("\nA bound such as psnr_p5 is the 5th percentile of many pictures; single ones may lie below.")
+
+
+def quality_of(cached: Tensor, uncached: Tensor) -> Tensor:
+    """PSNR of each picture, of a clip the mean over its frames; shapes [n, c, h, w] or [n, t, c, h, w] -> [n]."""
+    if uncached.ndim == 4:
+        return psnr(cached, uncached)
+    frames = psnr(cached.flatten(0, 1), uncached.flatten(0, 1))
+    return frames.unflatten(0, uncached.shape[:2]).mean(1)
 
 
 def side_by_side(uncached: Tensor, cached: Tensor, speedup: float) -> Image.Image:
