@@ -91,7 +91,10 @@ def main() -> None:
 
 
 def quality_of(cached: Tensor, uncached: Tensor) -> Tensor:
-    """PSNR of each picture, of a clip the mean over its frames; shapes [n, c, h, w] or [n, t, c, h, w] -> [n]."""
+    """PSNR of each picture, of a clip the mean over its frames.
+
+    Shapes: [n, c, h, w] or [n, t, c, h, w] -> [n].
+    """
     if uncached.ndim == 4:
         return psnr(cached, uncached)
     frames = psnr(cached.flatten(0, 1), uncached.flatten(0, 1))
