@@ -76,7 +76,7 @@ class Head:
     def wait(self) -> None:
         end = time.monotonic() + 120
         while self.ray("job", "list").returncode != 0:
-            assert self.process.poll() is None, "the head ended"
+            assert self.process.poll() is None, self.process.communicate()[0].decode()[-2000:]
             assert time.monotonic() < end, "no dashboard"
             time.sleep(1)
 
