@@ -10,6 +10,7 @@ from autotune.scoring.case import make_cases
 from autotune.scoring.latency import paired
 from autotune.scoring.nets.loaded import load_nets
 from autotune.scoring.nets.spec import MetricsSpec
+from autotune.scoring.sampling import Sampling
 from autotune.scoring.scores import paired_values
 from xslim.policy.policy import Policy
 from xslim.policy.preset import shipped_presets
@@ -29,16 +30,18 @@ if __name__ == "__main__":
     def measure(name: str, policy: Policy | None, num_steps: int) -> None:
         """Print quality on all cases and paired latency on the first batch."""
         rows: dict[str, list[np.ndarray]] = {}
+        sampling = Sampling(num_steps=num_steps)
         for batch, reference in zip(batches, references, strict=True):
             if policy is None:
-                drawn = runner.draw(batch, num_steps)
+                with runner.sampled(sampling):
+                    drawn = runner.draw(batch)
             else:
                 with xslim.attach(runner.pipe, policy, num_steps=num_steps):
                     drawn = runner.draw(batch)
             for metric, values in paired_values(drawn, reference, nets)[0].items():
                 rows.setdefault(metric, []).append(values)
         joined = {metric: np.concatenate(parts) for metric, parts in rows.items()}
-        latency = paired(runner, batches[0], policy, args.rounds, 0.0, num_steps)
+        latency = paired(runner, batches[0], policy, args.rounds, 0.0, sampling)
         report(
             "fewer_steps",
             runner,

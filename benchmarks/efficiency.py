@@ -25,6 +25,7 @@ from autotune.scoring.nets.loaded import load_nets
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.profile import Profile
 from autotune.scoring.reference import ReferenceStore
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.scoring.scores import paired_values
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.run import evaluator_spec, model_spec
@@ -121,10 +122,11 @@ class Problem:
         runner = PipelineRunner(model_spec(experiment))
         nets = load_nets(experiment.metrics.spec().absolute(), runner.device)
         store = ReferenceStore(self.folder / "references", runner)
-        values = [
-            paired_values(runner.draw(batch, num_steps=SHORT_STEPS), store.outputs(batch), nets)[0]["lpips"]
-            for batch in runner.batches(self.cases[1])
-        ]
+        values = []
+        for batch in runner.batches(self.cases[1]):
+            with runner.sampled(Sampling(num_steps=SHORT_STEPS)):
+                drawn = runner.draw(batch)
+            values.append(paired_values(drawn, store.outputs(batch), nets)[0]["lpips"])
         write_json(self.folder / "device.json", device_name(runner.device))
         return float(np.concatenate(values).mean())
 
@@ -170,14 +172,15 @@ class StoredEvaluator:
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
         """Measure a policy, or return what was measured of it before; nothing is timed."""
         bare = policy.policy if isinstance(policy, Preset) else policy
         found = self._kept(
             "evaluate",
             cases,
-            bare.to_data(),
-            lambda: _quality_data(self._real.evaluate(bare, cases, 0).quality),
+            bare.to_data() | sampling.to_data(),
+            lambda: _quality_data(self._real.evaluate(bare, cases, 0, sampling=sampling).quality),
         )
         self._note_references(cases)
         return Measurement(_quality(found, cases), UNTIMED if timing_rounds else None)

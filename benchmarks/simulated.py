@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from autotune.scoring.case import Case
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.executor import EvaluatorFactory, Executor, Task, TaskResult
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
@@ -71,12 +72,13 @@ class Simulated(FormulaEvaluator):
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
         """As the formula evaluator, for longer."""
         began = time.time()
         if timing_rounds == ROUNDS:
             time.sleep(self.trial_s)
-        found = FormulaEvaluator.evaluate(self, policy, cases, timing_rounds)
+        found = FormulaEvaluator.evaluate(self, policy, cases, timing_rounds, sampling=sampling)
         moments = {"began": f"{began:.3f}", "ended": f"{time.time():.3f}"} if timing_rounds == ROUNDS else {}
         return Measurement(found.quality, found.latency, {**found.environment, **moments})
 

@@ -39,6 +39,10 @@ def search(
     """Search for presets; export those that hold their bounds on held-out cases."""
     loaded = load_experiment(experiment, overrides or ())
     space = loaded.space(experiment)
+    if space.schedulers:
+        from autotune.scoring.pipeline.schedulers import check_choices
+
+        check_choices(loaded.model.path, space.schedulers, loaded.search_space)
     folder = RunFolder(out or Path("runs") / loaded.name)
     workers = worker_count(loaded, ray_address)
     threads = threads_each(workers) if ray_address is None else None

@@ -65,6 +65,20 @@ class CostModel(Document):
     fit: CallSeconds | None = None
     error: CostError | None = None
 
+    def at_steps(self, nodes: Sequence[int]) -> CostModel:
+        """Return the model of a request whose steps are like these ones.
+
+        Args:
+            nodes: a step of this request for each step of that one.
+        """
+        branches = [
+            branch.model_copy(update={"changes": tuple(branch.changes[node] for node in nodes)})
+            for branch in self.branches
+        ]
+        sigmas = None if self.sigmas is None else tuple(self.sigmas[node] for node in nodes)
+        update = {"num_steps": len(nodes), "sigmas": sigmas, "branches": tuple(branches), "error": None}
+        return self.model_copy(update=update)
+
     def compute_fraction(self, policy: Policy | str, actions: str | None = None) -> float:
         """Return the share of the uncached request's MACs that run, as a session's trace counts it.
 

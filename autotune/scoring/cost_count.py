@@ -18,6 +18,7 @@ from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_parts import BlockCost, BranchCost
 from autotune.scoring.environment import device_name
 from autotune.scoring.pipeline import PipelineRunner
+from autotune.scoring.sampling import Sampling
 from xslim.policy.policy import Policy
 from xslim.policy.trace import StepRecord
 from xslim.runtime.macs import MacsTable
@@ -50,9 +51,14 @@ class Subject:
     @classmethod
     def of(cls, runner: PipelineRunner, batch: Sequence[Case]) -> Subject:
         """The requests of a loaded pipeline for one batch of cases."""
+
+        def request(steps: int) -> object:
+            with runner.sampled(Sampling(num_steps=steps)):
+                return runner.draw(batch)
+
         return cls(
             target=runner.pipe,
-            request=lambda steps: runner.draw(batch, steps),
+            request=request,
             num_steps=runner.spec.num_steps,
             batch=len(batch),
             device=runner.device,

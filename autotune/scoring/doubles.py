@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from autotune.scoring.case import Case
 from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.sampling import REFERENCE, Sampling
 from xslim.policy.calibration import Calibration
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, StepInfo
@@ -63,24 +64,28 @@ class FormulaEvaluator:
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
-        """Error grows with the distance to the last computed step; latency is the cost."""
+        """Error grows with the distance to the last computed step, and with the steps left out."""
         time.sleep(self.seconds)
-        actions, drift, error = self.actions(policy), 0.0, 1e-4
-        for letter, change in zip(actions, self.curve(), strict=True):
+        steps = sampling.steps(self.num_steps)
+        taken = replace(self, num_steps=steps)
+        actions, drift, error = taken.actions(policy), 0.0, 1e-4 * (1 + abs(1 - self.num_steps / steps))
+        for letter, change in zip(actions, taken.curve(), strict=True):
             drift = 0.0 if letter == Action.FULL else drift + change * (1 if letter == Action.SKIP else 0.3)
-            error += drift**2 / self.num_steps
+            error += drift**2 / steps
         noise = np.array([np.random.default_rng(case.seed).normal(0, 0.1) for case in cases])
         psnr = np.minimum(100.0, -10 * np.log10(error) + noise)
         rows = {"psnr": psnr, "ssim": 1 - 10 ** (-psnr / 20), "lpips": 10 ** (-psnr / 20)}
-        cost = float(np.mean([COST[Action(letter)] for letter in actions]))
+        cost = float(sum(COST[Action(letter)] for letter in actions)) / self.num_steps
         features = np.stack([np.random.default_rng(c.seed).normal(size=DIM) for c in cases]) + error
-        trace = sha256(actions.encode()).hexdigest()
+        trace = sha256(f"{actions}{sampling.scheduler or ''}".encode()).hexdigest()
         sets = {"fid": features, "kid": features}
         quality = Quality(tuple(cases), rows, sets, cost, actions, trace, 1000, 0.0)
         latency = Latency((-float(np.log(cost)),) * 2, 1.0, cost, len(cases), 0.01)
         timed = timing_rounds > 0 and quality.trace_sha256 not in timed_traces
-        return Measurement(quality, latency if timed else None, {"device": self.device})
+        sampled = None if sampling == REFERENCE else {"num_steps": steps}
+        return Measurement(quality, latency if timed else None, {"device": self.device}, sampled)
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """The uncached model."""
@@ -170,13 +175,14 @@ class FailingEvaluator:
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
         """Fail, or let the inner evaluator work."""
         if self.fails(policy.policy if isinstance(policy, Preset) else policy):
             if self.kill:
                 os._exit(1)
             raise self.error()
-        return self.inner.evaluate(policy, cases, timing_rounds, timed_traces)
+        return self.inner.evaluate(policy, cases, timing_rounds, timed_traces, sampling)
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """As the inner evaluator."""

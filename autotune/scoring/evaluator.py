@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -26,10 +26,12 @@ from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.scoring.profile import Profile
 from autotune.scoring.profiling import take_profile
 from autotune.scoring.reference import ReferenceStore
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.scoring.scores import Values, joined, paired_values
 from autotune.scoring.sensitivity import probe
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
+from xslim.runtime.signature import describe_sampling
 
 
 class Evaluator(Protocol):
@@ -46,11 +48,13 @@ class Evaluator(Protocol):
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
         """Draw cases under a policy; measure quality, and latency in so many A B B A rounds.
 
         A policy whose executed trace is in `timed_traces` did work that was timed before: no latency. A
-        preset has to fit the model and the request, or a RequestMismatchError says why not.
+        preset has to fit the model and the request, or a RequestMismatchError says why not. Where the
+        candidate is sampled otherwise than the reference, its compute is still relative to the reference's.
         """
         ...
 
@@ -118,18 +122,20 @@ class PipelineEvaluator:
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
         """Measure a policy; the latency is paired with the uncached model, batch after batch."""
-        quality = self._quality(policy, cases)
-        if timing_rounds == 0 or quality.trace_sha256 in timed_traces:
-            return Measurement(quality, environment=self._environment())
-        bare = policy.policy if isinstance(policy, Preset) else policy
-        latency = paired(self._runner, cases, bare, timing_rounds, self._floor.value(cases))
-        return Measurement(quality, latency, self._environment())
+        quality, sampled = self._quality(policy, cases, sampling)
+        latency = None
+        if timing_rounds and quality.trace_sha256 not in timed_traces:
+            bare = policy.policy if isinstance(policy, Preset) else policy
+            floor = self._floor.value(cases)
+            latency = paired(self._runner, cases, bare, timing_rounds, floor, sampling)
+        return Measurement(quality, latency, self._environment(), sampled)
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
         """Measure the uncached model against itself; draws the references that are missing."""
-        quality = self._quality(None, cases)
+        quality, _ = self._quality(None, cases, REFERENCE)
         latency = self._floor.measure(cases, max(1, timing_rounds))
         return Measurement(quality, latency, self._environment())
 
@@ -150,29 +156,38 @@ class PipelineEvaluator:
         runner = self._runner
         return environment(runner.device, runner.pipe.transformer, runner.spec.compile)
 
-    def _quality(self, policy: Policy | Preset | None, cases: Sequence[Case]) -> Quality:
+    def _quality(
+        self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling
+    ) -> tuple[Quality, dict[str, Any] | None]:
+        """The pictures of a policy, and what its signature tells of another sampling."""
         parts: list[tuple[Values, Values]] = []
         traces, fractions = [], []
-        held, drawing, actions = 0, 0.0, ""
+        held, drawing, actions, sampled = 0, 0.0, "", None
+        share = sampling.steps(self._runner.spec.num_steps) / self._runner.spec.num_steps
         bare = policy.policy if isinstance(policy, Preset) else policy
         filled_by = None if bare is None else (bare.predictor, bare.corrector)
         for batch in self._runner.batches(cases):
             drawn = None
             if policy is not None:  # before the reference: a preset of another model costs no drawing
                 start = time.perf_counter()
-                with xslim.attach(
-                    self._runner.pipe,
-                    policy,
-                    num_steps=self._runner.spec.num_steps,
-                    strict=isinstance(policy, Preset),
-                ) as session:
+                with (
+                    self._runner.sampled(sampling),
+                    xslim.attach(
+                        self._runner.pipe,
+                        policy,
+                        num_steps=self._runner.num_steps,
+                        strict=isinstance(policy, Preset),
+                    ) as session,
+                ):
                     drawn = self._runner.draw(batch)
+                    if sampling != REFERENCE:
+                        sampled = describe_sampling(self._runner.pipe.scheduler, self._runner.num_steps)
                 if not drawn.images.isfinite().all():
                     raise RuntimeError("the policy draws values that are not finite")
                 drawing += time.perf_counter() - start
                 traces.append([(record.actions, record.macs) for record in session.trace.records])
                 actions = actions or session.trace.actions
-                fractions.append((session.trace.compute_fraction, len(batch)))
+                fractions.append((session.trace.compute_fraction * share, len(batch)))
                 for request in session.requests:
                     if request.mismatch is not None:  # it ran in full: no measurement of this policy
                         raise RuntimeError(f"the policy was not applied: {request.mismatch}")
@@ -181,13 +196,14 @@ class PipelineEvaluator:
             prompts = [case.prompt for case in batch]
             parts.append(paired_values(drawn or reference, reference, self._nets, prompts))
         weights = sum(n for _, n in fractions)
-        return Quality(
+        quality = Quality(
             cases=tuple(cases),
             rows=joined([rows for rows, _ in parts]),
             features=joined([features for _, features in parts]),
             compute_fraction=sum(f * n for f, n in fractions) / weights if weights else 1.0,
-            actions=actions or "F" * self._runner.spec.num_steps,
-            trace_sha256=sha256(repr((traces, filled_by)).encode()).hexdigest(),
+            actions=actions or "F" * self._runner.num_steps,
+            trace_sha256=sha256(repr((traces, filled_by, sampling.scheduler)).encode()).hexdigest(),
             held_bytes=held,
             wall_s=drawing,
         )
+        return quality, sampled

@@ -19,6 +19,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.environment_gpu import Gpu, GpuReading, open_gpu, spoiled, summarise
 from autotune.scoring.measurement import Latency
 from autotune.scoring.pipeline import PipelineRunner
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.scoring.statistics import RESAMPLES
 from xslim.policy.policy import Policy
 
@@ -62,23 +63,23 @@ def time_loop(
     runner: PipelineRunner,
     batch: Sequence[Case],
     policy: Policy | None,
-    num_steps: int | None = None,
+    sampling: Sampling = REFERENCE,
     gpu: Gpu | None = None,
 ) -> Sample:
-    """Time one batch's denoising loop, uncached or under a policy, of the spec's steps or others."""
-    steps = num_steps or runner.spec.num_steps
-    session = None if policy is None else xslim.attach(runner.pipe, policy, num_steps=steps)
+    """Time one batch's denoising loop, uncached or under a policy."""
     cuda = runner.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(runner.device)
     before = None if gpu is None else gpu.read()
-    try:
-        with runner.loop_timer() as timer:
-            runner.draw(batch, steps)
-            seconds = timer.take()
-    finally:
-        if session is not None:
-            session.detach()
+    with runner.sampled(sampling):
+        session = None if policy is None else xslim.attach(runner.pipe, policy, num_steps=runner.num_steps)
+        try:
+            with runner.loop_timer() as timer:
+                runner.draw(batch)
+                seconds = timer.take()
+        finally:
+            if session is not None:
+                session.detach()
     after = None if gpu is None else gpu.read()
     held = 0 if session is None else session.peak_held_bytes
     peak = torch.cuda.max_memory_allocated(runner.device) if cuda else held
@@ -91,7 +92,7 @@ def paired(
     policy: Policy | None,
     rounds: int,
     floor: float,
-    num_steps: int | None = None,
+    sampling: Sampling = REFERENCE,
 ) -> Latency:
     """Time a policy against the uncached model in rounds of A B B A.
 
@@ -105,15 +106,15 @@ def paired(
         policy: the candidate; None times the uncached model against itself.
         rounds: at least so many, but for an early stop; each gives two pairs.
         floor: the worker's A/A floor, carried along.
-        num_steps: the candidate's denoising steps, when they are not the spec's.
+        sampling: of the candidate.
     """
     batches = [batch for batch in runner.batches(cases) if len(batch) == min(len(cases), runner.spec.batch)]
     gpu = open_gpu(runner.device)
 
     def timing(candidate: bool, batch: int) -> Sample:
         if candidate:
-            return time_loop(runner, batches[batch], policy, num_steps, gpu)
-        return time_loop(runner, batches[batch], None, None, gpu)
+            return time_loop(runner, batches[batch], policy, sampling, gpu)
+        return time_loop(runner, batches[batch], None, REFERENCE, gpu)
 
     return pair_up(timing, len(batches), len(batches[0]), rounds, floor)
 

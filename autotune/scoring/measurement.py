@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,8 +90,16 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """Everything measured of one policy on some cases."""
+    """Everything measured of one policy on some cases.
+
+    Attributes:
+        quality: of the pictures.
+        latency: None where it was not timed.
+        environment: device and versions.
+        sampled: scheduler and steps as a signature tells them; None for the reference configuration's.
+    """
 
     quality: Quality
     latency: Latency | None = None
     environment: dict[str, str] = field(default_factory=dict)
+    sampled: Mapping[str, Any] | None = None

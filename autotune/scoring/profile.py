@@ -78,6 +78,50 @@ class Profile:
         found: Array = np.sqrt(np.maximum(diagonal[:, 1:] + diagonal[:, :-1] - 2 * off, 1e-12)).mean(0)
         return found
 
+    def nodes(self, num_steps: int) -> NDArray[np.int_]:
+        """The recorded step nearest to each step of a request of so many, both over the same way."""
+        found: NDArray[np.int_] = np.round(self._places(num_steps)).astype(int)
+        return found
+
+    def at_steps(self, num_steps: int) -> Profile:
+        """Return what a request of another number of steps is taken to record: that of the nearest steps.
+
+        A signal is the change from step to step, so it adds up over the recorded steps in between.
+        """
+        if num_steps == self.num_steps:
+            return self
+        nodes = self.nodes(num_steps)
+        before = np.minimum(nodes[:-1], self.num_steps - 2)  # of what is known from each step to the next
+
+        def summed(values: Array) -> Array:
+            total = np.concatenate([np.zeros((1, values.shape[1])), np.nancumsum(values, axis=0)])
+            at = [np.interp(self._places(num_steps), np.arange(len(total)), column) for column in total.T]
+            found: Array = np.where(
+                np.isfinite(values[before]), np.diff(np.stack(at, axis=1), axis=0), np.nan
+            )
+            return found
+
+        return replace(
+            self,
+            signature=self.signature.model_copy(
+                update={"num_steps": num_steps, "timesteps": None, "sigmas": None, "scheduler_sha256": None}
+            ),
+            gram=self.gram[:, nodes][:, :, nodes],
+            change=summed(self.change[:, None])[:, 0],
+            sensitivity=self.sensitivity[nodes] * self.num_steps / num_steps,
+            signals={name: summed(values) for name, values in self.signals.items()},
+            curve=summed(self.curve[:, None])[:, 0] if self.curve.size else self.curve,
+            gamma=self.gamma[before] if self.gamma.size else self.gamma,
+            blocks=self.blocks[:, nodes][:, :, nodes] if self.blocks.size else self.blocks,
+            tokens=self.tokens[before] if self.tokens.size else self.tokens,
+            jumps=(),
+            cost=None if self.cost is None else self.cost.at_steps([int(node) for node in nodes]),
+        )
+
+    def _places(self, num_steps: int) -> Array:
+        found: Array = np.linspace(0.0, self.num_steps - 1.0, num_steps)
+        return found
+
     def with_sensitivity(self, sensitivity: Array) -> Profile:
         """Return the same profile with a measured sensitivity, [steps]."""
         return replace(self, sensitivity=sensitivity)

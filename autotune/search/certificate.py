@@ -12,6 +12,7 @@ from typing import Any
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.certify import evidence, measuring_context, with_intervals
 from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.draining import stop_on_signals
@@ -40,12 +41,14 @@ class CertificationPlan:
         preset: the preset.
         source: its path or name, as given.
         experiment: says how its model is run and measured; its cases are fresh ones.
+        sampling: of the preset, where it is not the reference's.
         bounds: what it has to hold.
     """
 
     preset: Preset
     source: str
     experiment: Experiment
+    sampling: Sampling
     bounds: dict[str, Bound]
 
     @property
@@ -61,7 +64,8 @@ def plan_certification(
 ) -> CertificationPlan:
     """Load a preset and find out how it is measured.
 
-    The request (steps, guidance, dtype) is the preset's own. Unless an override names a seed, the cases are
+    The request (steps, guidance, dtype) is the preset's own; a preset with another number of steps or another
+    scheduler than its reference tells so in its provenance. Unless an override names a seed, the cases are
     drawn with one above those of the preset's evidence.
 
     Args:
@@ -76,8 +80,8 @@ def plan_certification(
     preset = load_preset(source)
     data, where = _recipe(preset, source, experiment)
     request = preset.model
-    wanted: dict[str, Any] = {"num_steps": request.num_steps, "guidance_scale": request.guidance_scale}
-    wanted |= {"dtype": request.dtype, "path": model}
+    sampling = _sampling(preset, source)
+    wanted = {key: getattr(request, key) for key in _request_keys(sampling)} | {"path": model}
     section = data.get("model")
     known = dict(section) if isinstance(section, Mapping) else {}
     data["model"] = {**known, **{key: value for key, value in wanted.items() if value is not None}}
@@ -92,15 +96,29 @@ def plan_certification(
             f"got {found.cases.seed}, which drew the preset's own evidence; give {fresh}, or another",
             key="cases.seed",
         )
-    _check_request(preset, found, where)
-    plan = CertificationPlan(preset, source, found, _bounds(preset, source))
+    _check_request(preset, found, where, sampling)
+    plan = CertificationPlan(preset, source, found, sampling, _bounds(preset, source))
     _check_measure(plan)
     return plan
 
 
-def _check_request(preset: Preset, found: Experiment, where: str) -> None:
+def _sampling(preset: Preset, source: str) -> Sampling:
+    """How the preset is sampled, by its provenance."""
+    told = preset.provenance.get("sampling")
+    try:
+        return Sampling.parse(told) if told else REFERENCE
+    except ConfigError as error:
+        raise error.at(key=f"provenance.sampling.{error.key}", source=source) from None
+
+
+def _request_keys(sampling: Sampling) -> tuple[str, ...]:
+    """Keys of the request that preset and reference have in common."""
+    return ("guidance_scale", "dtype", *(("num_steps",) if sampling.num_steps is None else ()))
+
+
+def _check_request(preset: Preset, found: Experiment, where: str, sampling: Sampling) -> None:
     """Refuse another request than the preset's: an override may have changed it."""
-    for key in ("num_steps", "guidance_scale", "dtype"):
+    for key in _request_keys(sampling):
         own, given = getattr(preset.model, key), getattr(found.model, key)
         if own is not None and given != own:
             raise ConfigError(
@@ -201,7 +219,7 @@ class Certification:
         """
         plan, experiment = self.plan, self.plan.experiment
         cases, rounds = plan.cases, experiment.search.certify_rounds
-        job = Job(plan.preset, cases, rounds)
+        job = Job(plan.preset, cases, rounds, sampling=plan.sampling)
         store = PartStore(self.folder.path / "certification", measuring_context(experiment))
         with stop_on_signals() as stopped:
             try:

@@ -16,6 +16,7 @@ from autotune.scoring.latency import speedup_ci95
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
 from autotune.scoring.profile import Profile
+from autotune.scoring.sampling import sampling_of
 from autotune.scoring.statistics import mean_ci95, tail_ci95
 from autotune.search.cliffs import cliffs
 from autotune.search.dispatch import Dispatcher, RunBrokenError
@@ -73,7 +74,7 @@ def candidates(loop: SearchLoop, experiment: Experiment) -> list[TrialRow]:
         chosen += holding[:TIER_CANDIDATES]
     unique: dict[str, TrialRow] = {}
     for row in chosen:
-        unique.setdefault(repr(row.policy), row)
+        unique.setdefault(repr((row.policy, row.sampling)), row)
     return list(unique.values())
 
 
@@ -102,7 +103,7 @@ def certify(
     """
     found: list[Certified] = []
     rounds = experiment.search.certify_rounds
-    jobs = [Job(Policy.parse(row.policy), cases, rounds, row) for row in rows]
+    jobs = [Job(Policy.parse(row.policy), cases, rounds, row, sampling_of(row.sampling)) for row in rows]
     store = PartStore(folder, measuring_context(experiment))
     for job, result in measure(dispatcher, jobs, experiment.cases.batch, store, stop):
         if isinstance(result, Measurement):

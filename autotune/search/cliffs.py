@@ -10,7 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from autotune.search.points import CRITICAL, Point
-from autotune.search.space import FloatRange, SearchSpace
+from autotune.search.ranges import FloatRange
+from autotune.search.space import SearchSpace
 from autotune.search.store import TrialRow
 
 NUDGE = 0.03  # of a key's range

@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import count
 
 from autotune.scoring.case import Case
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.executor import Executor, RunBrokenError, Task, TaskKind, TaskResult, last_line
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
@@ -49,9 +50,10 @@ class Dispatcher:
         policy: Policy | Preset | None = None,
         count: int = 1,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> None:
         """Queue a task; `tag` comes back with its result."""
-        task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces)
+        task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces, sampling)
         self._flying[task.id] = task, tag
         self._executor.submit(task)
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.device_errors import broken_device, free_memory, out_of_memory
 from xslim.errors import XSlimError
 from xslim.policy.policy import Policy
@@ -33,6 +34,7 @@ class Task:
         policy: for `evaluate`; a preset has to fit the model.
         count: timing rounds, or for `probe` the step.
         timed_traces: executed traces whose latency is known; they are not timed again.
+        sampling: of what is evaluated.
         attempt: how often it was sent before; a result of an earlier attempt is dropped.
     """
 
@@ -42,6 +44,7 @@ class Task:
     policy: Policy | Preset | None = None
     count: int = 1
     timed_traces: frozenset[str] = frozenset()
+    sampling: Sampling = REFERENCE
     attempt: int = 0
 
     @property
@@ -153,7 +156,7 @@ def _value(evaluator: Evaluator, task: Task) -> Measurement | Profile | float:
         return evaluator.baseline(task.cases, task.count)
     if task.policy is None:
         raise ValueError("an evaluate task without a policy")
-    return evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces)
+    return evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces, task.sampling)
 
 
 def _line(error: BaseException) -> str:

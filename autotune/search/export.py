@@ -21,7 +21,7 @@ from autotune.search.pareto import front
 from autotune.search.scorer import Scorer
 from autotune.search.store import SUMMARY_VERSION, RunFolder
 from xslim.policy.policy import Policy
-from xslim.policy.preset import Preset, Quality, save_preset
+from xslim.policy.preset import ModelSignature, Preset, Quality, save_preset
 
 # what says something of the uncached model alone
 RECIPE = ("schema_version", "name", "model", "search_space", "cases", "metrics")
@@ -129,7 +129,7 @@ def _preset(
     measured = evidence(chosen.holdout, chosen.measurement, cases, experiment.cases.seed)
     return Preset(
         name=name,
-        model=profile.signature,
+        model=_signature(profile.signature, chosen.measurement),
         policy=Policy.parse(chosen.row.policy),
         quality=Quality(
             bounds={key: limit for key, limit in limits.items() if limit is not None},
@@ -139,6 +139,7 @@ def _preset(
             "study": experiment.name,
             "trial": chosen.row.trial,
             "family": chosen.row.family,
+            **({"sampling": chosen.row.sampling} if chosen.row.sampling else {}),
             "seed": experiment.search.seed,
             "search_cases": experiment.cases.search,
             "search_scalars": rounded(chosen.row.scalars),
@@ -150,6 +151,13 @@ def _preset(
             "experiment": recipe(experiment),
         },
     )
+
+
+def _signature(reference: ModelSignature, measured: Measurement) -> ModelSignature:
+    """The signature of what was measured: the reference's, but for another number of steps or scheduler."""
+    if measured.sampled is None:
+        return reference
+    return ModelSignature.parse({**reference.to_data(), **measured.sampled})
 
 
 def recipe(experiment: Experiment) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import torch
 from autotune.scoring.case import Case
 from autotune.scoring.entry import DamagedEntryError, Entry, read_entry, write_entry
 from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.scoring.scores import joined as joined_values
 from autotune.search.dispatch import Dispatcher, last_line
 from xslim.policy.policy import Policy
@@ -33,12 +34,14 @@ class Job:
 
     Attributes:
         tag: comes back with the result.
+        sampling: where it is not the reference's.
     """
 
     policy: Policy | Preset
     cases: tuple[Case, ...]
     rounds: int
     tag: Any = None
+    sampling: Sampling = REFERENCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,7 @@ class PartStore:
         data = {
             **self.context,
             **_policy(part.policy),
+            **({} if part.sampling == REFERENCE else {"sampling": part.sampling.to_data()}),
             "cases": [asdict(case) for case in part.cases],
             "rounds": part.rounds,
         }
@@ -130,7 +134,9 @@ def measure(
             state, i = left.popleft()
             if state.error is None:
                 part = state.parts[i]
-                dispatcher.submit("evaluate", part.cases, (state, i), part.policy, part.rounds)
+                dispatcher.submit(
+                    "evaluate", part.cases, (state, i), part.policy, part.rounds, sampling=part.sampling
+                )
         for tag, result in dispatcher.wait():
             state, i = tag  # type: ignore[misc]
             if state.error is not None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from autotune.scoring.sampling import REFERENCE
 from autotune.search.error_model import Weighting
-from autotune.search.space import Choice, Family, FloatRange, IntRange, SearchSpace
+from autotune.search.ranges import Choice, FloatRange, IntRange
+from autotune.search.space import SCHEDULER, Family, SearchSpace
 
 Point = tuple[str, dict[str, Any]]
 FULL, CRITICAL = "schedule.full_steps", "quantile.critical"
@@ -16,11 +18,28 @@ BUDGETS = 20  # computed steps, or quantiles, that are looked at in a range
 REFRESHES = (2, 4)  # refreshes that take the place of half as many computed steps
 
 
-def seeds(space: SearchSpace) -> Iterator[Point]:
-    """The points that the space itself names, keys left out at the middle of their range."""
+def seeds(space: SearchSpace, reference: int) -> Iterator[Point]:
+    """The points that the space itself names.
+
+    Keys left out are at the middle of their range, those of the request as in the reference configuration.
+
+    Args:
+        space: the space.
+        reference: denoising steps of the reference configuration.
+    """
     for name, family in space.families.items():
+        usual = family.at(REFERENCE, reference) or family
         for seed in family.seeds:
-            yield name, {**family.middle(), **seed}
+            yield name, {**usual.middle(), **seed}
+
+
+def schedulers(space: SearchSpace, points: Sequence[Point]) -> Iterator[Point]:
+    """One of some points for each scheduler but the pipeline's own, where a family searches them."""
+    for name, family in space.families.items():
+        own = [params for of, params in points if of == name]
+        for choice in _choices(family, SCHEDULER):
+            if own and family.sampling({SCHEDULER: choice}).scheduler is not None:
+                yield name, {**own[len(own) // 2], SCHEDULER: choice}
 
 
 def budgets(space: SearchSpace) -> Iterator[Point]:

@@ -34,8 +34,8 @@ class Replayed:
 
     Attributes:
         actions: letters of every row, [rows]; all the same for a static policy.
-        compute_fraction: share of the uncached MACs, mean over rows.
-        products: <d_t, d_u> of the residual errors, mean over rows, [steps, steps].
+        compute_fraction: share of the reference's uncached MACs, mean over rows.
+        products: <d_t, d_u> of the residual errors at the reference's steps, mean over rows, [steps, steps].
     """
 
     actions: tuple[str, ...]
@@ -45,9 +45,16 @@ class Replayed:
 
 @dataclass(frozen=True)
 class Replay:
-    """Replays policies on one profile; remembers predictors' weights and chosen blocks."""
+    """Replays policies on one profile; remembers predictors' weights and chosen blocks.
+
+    Attributes:
+        profile: at the number of steps of the request.
+        reference: that of the reference configuration, when it has another number of steps. A request of
+            fewer steps is taken to use, between two of its steps, what the first of them used.
+    """
 
     profile: Profile
+    reference: Profile | None = None
     _blocks: dict[tuple[BlockReuse, int], Array] = field(default_factory=dict)
     _weights: dict[tuple[Predictor, tuple[int, ...], int], Array] = field(default_factory=dict)
 
@@ -61,19 +68,41 @@ class Replay:
             decided = self._decided(policy)
         else:
             decided = [""] * len(self.profile.gram)
-        products = np.zeros((self.profile.num_steps,) * 2)
+        products = np.zeros((self.whole.num_steps,) * 2)
         fraction, actions = 0.0, {}
         for letters, count in Counter(decided).items():
             done = self._done(policy, letters or None)
             share = count / len(decided)
             actions[letters] = "".join(call.action for call in done)
-            products += self.products(self.errors(policy, done)) * share
+            products += self._against_reference(self.errors(policy, done)) * share
             fraction += self.cost.compute_fraction(policy, letters or None) * share
+        fraction *= self.profile.num_steps / self.whole.num_steps
         return Replayed(tuple(actions[letters] for letters in decided), fraction, products)
+
+    def _against_reference(self, errors: Array) -> Array:
+        """Inner products of the errors of the reference's steps, from those of this request's steps.
+
+        Shapes: [steps, steps] -> [reference steps, reference steps].
+        """
+        if self.reference is None:
+            return self.products(errors)
+        size = self.reference.num_steps
+        nodes = self.reference.nodes(self.profile.num_steps)
+        used = np.zeros((size, size))
+        stands = np.clip(np.searchsorted(nodes, np.arange(size), side="right") - 1, 0, None)
+        np.add.at(used.T, nodes, (errors + np.eye(len(nodes)))[stands].T)
+        off = used - np.eye(size)
+        found: Array = off @ self._reference_gram @ off.T
+        return found
 
     def static_products(self, policy: Policy) -> Array:
         """Inner products of the residual errors of a static policy; cheaper than `run`."""
         return self.products(self.errors(policy, self._done(policy, None)))
+
+    @property
+    def whole(self) -> Profile:
+        """The profile of the reference configuration."""
+        return self.profile if self.reference is None else self.reference
 
     @property
     def cost(self) -> CostModel:
@@ -91,6 +120,11 @@ class Replay:
     def gram(self) -> Array:
         """Inner products of the residuals of the mean row, [steps, steps]."""
         mean: Array = self.profile.gram.mean(0)
+        return mean
+
+    @cached_property
+    def _reference_gram(self) -> Array:
+        mean: Array = self.whole.gram.mean(0)
         return mean
 
     def predicted(self, predictor: Predictor, nodes: tuple[int, ...], step: int) -> Array:

@@ -278,6 +278,8 @@ def screened(screen: Screen) -> list[TrialRow]:
     """The best warm starts as rows, for a search without trials."""
     found = []
     for number, (family, params) in enumerate(warm_starts(screen, SCREENED)):
-        policy = screen.candidate(family, params).policy
-        found.append(TrialRow(number, family, params, policy.to_data(), {}, "", "", source="warm start"))
+        one = screen.candidate(family, params)
+        policy, sampling = one.policy.to_data(), one.sampling.to_data()
+        row = TrialRow(number, family, params, policy, {}, "", "", source="warm start", sampling=sampling)
+        found.append(row)
     return found

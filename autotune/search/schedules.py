@@ -29,10 +29,17 @@ PLAIN = Weighting(coherence=0.0)
 
 @dataclass(frozen=True)
 class Scheduler:
-    """Computes schedules and thresholds for one profile; remembers what it computed."""
+    """Computes schedules and thresholds for one profile; remembers what it computed.
+
+    Attributes:
+        profile: at the number of steps of the request.
+        max_gap: skips in a row at most.
+        reference: as of `Replay`.
+    """
 
     profile: Profile
     max_gap: int = MAX_GAP
+    reference: Profile | None = None
     replay: Replay = field(init=False)
     _errors: dict[Predictor, Array] = field(default_factory=dict)
     _plans: dict[tuple[Predictor, Weighting, Rule], list[Plan]] = field(default_factory=dict)
@@ -40,7 +47,7 @@ class Scheduler:
     _matrices: dict[Weighting, Array] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "replay", Replay(self.profile))
+        object.__setattr__(self, "replay", Replay(self.profile, self.reference))
 
     def pattern(self, policy: Policy, asked: Schedule) -> str:
         """Return one letter a step: the best computed steps, and refreshes where they help most.
@@ -87,7 +94,8 @@ class Scheduler:
 
     def log_error(self, policy: Policy, weighting: Weighting) -> float:
         """Logarithm of the error model's estimate for any policy."""
-        return float(log_error(self.replay.run(policy).products, self._matrix(weighting)))
+        matrix = weighting.matrix(self.replay.whole.sensitivity)
+        return float(log_error(self.replay.run(policy).products, matrix))
 
     def threshold(self, policy: Policy, quantile: float) -> float:
         """Return the critical error that a share of the recorded windows stay below.

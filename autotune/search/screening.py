@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from autotune.scoring.profile import Array
+from autotune.scoring.sampling import Sampling
 from autotune.search.error_model import Fit, Weighting, fit, log_error
 from autotune.search.identity import effective_key
 from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound
@@ -23,11 +24,12 @@ from autotune.search.points import Point, budgets, variants
 from autotune.search.schedules import Scheduler
 from autotune.search.space import SearchSpace
 from xslim.policy.policy import Policy
+from xslim.policy.schedule import remap
 
 TRUSTED = 0.8  # rank correlation below which the model proposes nothing
 REFIT = 4  # measured trials between two fits, at least; later a twentieth of all
 FITTED = 200  # trials that are fitted to, the latest: more cost time and tell little
-REMEMBERED = 1500  # candidates; each takes 20 KiB at 50 steps
+REMEMBERED = 2000  # candidates; each takes 20 KiB at 50 steps
 GRID = 0.25  # tilt and bend are rounded to it, so that schedules are computed once
 OPTIMISM = 0.5  # standard deviations by which a prediction is taken to be better than it is
 MOST_COMPUTE = 0.6  # share of the uncached MACs above which nothing is proposed: it saves too little
@@ -55,6 +57,7 @@ class Candidate:
         family: of the space.
         params: its point.
         policy: the policy.
+        sampling: how the request is sampled.
         compute_fraction: predicted share of the uncached MACs.
         products: inner products of its residual errors.
         key: of the policy.
@@ -63,6 +66,7 @@ class Candidate:
     family: str
     params: dict[str, Any]
     policy: Policy
+    sampling: Sampling
     compute_fraction: float
     products: Array
     key: str
@@ -83,6 +87,7 @@ class Screen:
     scheduler: Scheduler
     objectives: tuple[str, ...]
     bounds: Mapping[str, Bound]
+    _schedulers: dict[int, Scheduler] = field(default_factory=dict)
     _products: list[Array] = field(default_factory=list)
     _scalars: list[Mapping[str, float]] = field(default_factory=list)
     _fits: dict[str, Fit] = field(default_factory=dict)
@@ -117,17 +122,48 @@ class Screen:
             "trusted": self.trusted,
         }
 
-    def note(self, policy: Policy, scalars: Mapping[str, float]) -> None:
-        """Take a measured trial into account."""
-        self._products = [*self._products[1 - FITTED :], self.scheduler.replay.run(policy).products]
+    def note(self, policy: Policy, sampling: Sampling, scalars: Mapping[str, float]) -> None:
+        """Take a measured trial into account, unless its scheduler is not the profile's."""
+        if sampling.scheduler is not None:
+            return
+        products = self._at(sampling).replay.run(policy).products
+        self._products = [*self._products[1 - FITTED :], products]
         self._scalars = [*self._scalars[1 - FITTED :], scalars]
         self._noted += 1
         if self._noted >= self._fitted_at + max(REFIT, self._noted // 20):
             self._refit()
 
-    def policy(self, family: str, params: Mapping[str, Any]) -> Policy:
-        """The policy of a point."""
-        return self.space.policy(family, params, self.scheduler.profile.calibration, self.scheduler)
+    def setting(self, family: str, params: Mapping[str, Any]) -> tuple[Policy, Sampling]:
+        """The policy of a point, for the number of steps of its sampling, and the sampling."""
+        profile = self.scheduler.profile
+        sampling = self.space.families[family].sampling(params).against(profile.num_steps)
+        policy = self.space.policy(family, params, profile.calibration, self._at(sampling))
+        if sampling.num_steps is not None:
+            policy = remap(policy, sampling.num_steps)
+        return policy, sampling
+
+    def points(self, weightings: Sequence[Weighting] = (Weighting(),)) -> Iterator[Point]:
+        """Schedules, thresholds and other numbers of steps that are worth a look.
+
+        Args:
+            weightings: how steps weigh; other numbers of steps are looked at under the first one only.
+        """
+        samplings = self.space.samplings(self.scheduler.profile.num_steps)
+        for i, sampling in enumerate(samplings):
+            part = self.space.at(sampling, self.scheduler.profile.num_steps)
+            yield from variants(part, weightings if i == 0 else weightings[:1])
+            if i == 0:
+                yield from budgets(part)
+
+    def _at(self, sampling: Sampling) -> Scheduler:
+        """The scheduler for the number of steps of a sampling."""
+        steps = sampling.num_steps
+        if steps is None:
+            return self.scheduler
+        if steps not in self._schedulers:
+            profile = self.scheduler.profile
+            self._schedulers[steps] = Scheduler(profile.at_steps(steps), reference=profile)
+        return self._schedulers[steps]
 
     def candidate(self, family: str, params: Mapping[str, Any]) -> Candidate:
         """Replay a point; what was replayed before is remembered."""
@@ -135,15 +171,16 @@ class Screen:
         if key not in self._replayed:
             if len(self._replayed) >= REMEMBERED:
                 del self._replayed[next(iter(self._replayed))]
-            policy = self.policy(family, params)
-            replayed = self.scheduler.replay.run(policy)
+            policy, sampling = self.setting(family, params)
+            replayed = self._at(sampling).replay.run(policy)
             self._replayed[key] = Candidate(
                 family,
                 dict(params),
                 policy,
+                sampling,
                 replayed.compute_fraction,
                 replayed.products,
-                effective_key(policy),
+                effective_key(policy, sampling),
             )
         return self._replayed[key]
 
@@ -193,7 +230,8 @@ class Screen:
         reference = self._reference(axes)
         base = hypervolume(axes, reference)
         chosen, gain = None, 1e-9
-        for candidate in self._pool(found.weighting):
+        for point in self.points(_around(found.weighting)):
+            candidate = self.candidate(*point)
             if candidate.compute_fraction > MOST_COMPUTE or candidate.key in known:
                 continue
             predicted = self._predicted(candidate)
@@ -203,12 +241,6 @@ class Screen:
             if added > gain:
                 chosen, gain = candidate, added
         return None if chosen is None else (chosen.family, chosen.params)
-
-    def _pool(self, fitted: Weighting) -> Iterator[Candidate]:
-        for family, params in variants(self.space, _around(fitted)):
-            yield self.candidate(family, params)
-        for family, params in budgets(self.space):
-            yield self.candidate(family, params)
 
     def _predicted(self, candidate: Candidate) -> list[float] | None:
         """Optimistic objectives on the screen's axes; None where a bound is out of reach."""

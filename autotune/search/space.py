@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, Protocol, Self, TypeVar
 
 from pydantic import Field, model_validator
 
+from autotune.scoring.sampling import REFERENCE, Sampling, SchedulerChoice
 from autotune.search.asked import QUANTILE, SCHEDULE, Planner, Quantile, Schedule
+from autotune.search.ranges import (
+    Choice,
+    FloatRange,
+    IntRange,
+    Range,
+    extremes_of,
+    middle_of,
+    spread_of,
+    whole_numbers,
+)
 from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
@@ -23,60 +34,13 @@ from xslim.policy.preset import load_preset
 SCHEMA_VERSION = 1
 FAMILY = "family"
 POLICY = "policy"  # a searched key that stands for the whole policy
+REQUEST = "request"  # searched keys below it are no policy keys: they tell how the request is sampled
+STEPS, SCHEDULER = f"{REQUEST}.num_steps", f"{REQUEST}.scheduler"
 # stands in for the profile's table while a space is checked
 FLAT_TABLE = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
 Scalar = bool | int | float | str | None
 Params = Mapping[str, Any]
 _Asked = TypeVar("_Asked", bound=Document)
-
-
-class FloatRange(Document):
-    """A float between low and high."""
-
-    type: Literal["float"] = "float"
-    low: float
-    high: float
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.low > self.high or (self.log and self.low <= 0):
-            raise ConfigError(
-                f"low {self.low:g}, high {self.high:g}: low <= high, and above 0 with log", key="low"
-            )
-        return self
-
-
-class IntRange(Document):
-    """A whole number between low and high."""
-
-    type: Literal["int"] = "int"
-    low: int
-    high: int
-    log: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.low > self.high or (self.log and self.low <= 0):
-            raise ConfigError(
-                f"low {self.low}, high {self.high}: low <= high, and above 0 with log", key="low"
-            )
-        return self
-
-
-class Choice(Document):
-    """One of some values; a value may be a mapping or a list."""
-
-    type: Literal["categorical"] = "categorical"
-    choices: Annotated[tuple[Any, ...], Field(strict=False, min_length=1)]
-
-    @property
-    def encoded(self) -> tuple[str, ...]:
-        """The choices as Optuna stores them: compact JSON."""
-        return tuple(json.dumps(choice, sort_keys=True) for choice in self.choices)
-
-
-Range = Annotated[FloatRange | IntRange | Choice, Field(discriminator="type")]
 
 
 class Sampler(Protocol):
@@ -100,7 +64,8 @@ class Family(Document):
 
     Attributes:
         base: a policy as in a preset, or the name of a shipped preset.
-        params: dotted policy key -> range. `schedule.*` keys make a pattern from the profile.
+        params: dotted policy key -> range. `schedule.*` keys make a pattern from the profile, `request.*`
+            keys choose the number of steps and the scheduler.
         seeds: points tried first; keys left out take the middle of their range.
     """
 
@@ -113,8 +78,9 @@ class Family(Document):
         middle = self.middle()
         self.build(middle, {}, None)  # every key exists
         for key, searched in self.params.items():
-            for value in _extremes(searched):
+            for value in extremes_of(searched):
                 self.build({**middle, key: value}, {}, None)
+                self.sampling({key: value})
         for i, seed in enumerate(self.seeds):
             try:
                 self._check_seed(seed)
@@ -130,22 +96,28 @@ class Family(Document):
             if isinstance(searched, Choice) and value not in searched.choices:
                 raise ConfigError(f"got {describe(value)}, which is none of its choices", key=key)
         self.build({**self.middle(), **seed}, {}, None)
+        self.sampling(seed)
 
     def middle(self) -> dict[str, Any]:
         """A point inside every range."""
-        return {key: _middle(searched) for key, searched in self.params.items()}
+        return {key: middle_of(searched) for key, searched in self.params.items()}
 
     def build(
         self, params: Params, calibration: Mapping[str, Calibration], planner: Planner | None
     ) -> Policy:
         """Return the policy of a point.
 
+        Args:
+            params: the point.
+            calibration: of the profile.
+            planner: of the profile, at the point's number of steps; None checks the point only.
+
         Raises:
             ConfigError: a key is no policy key, or a value is outside what it allows.
         """
         data = _copy(params[POLICY]) if POLICY in params else self._base()
         for key, value in params.items():
-            if key != POLICY:
+            if key != POLICY and not key.startswith(f"{REQUEST}."):
                 _put(data, key, value)
         schedule, quantile = _take(data, SCHEDULE, Schedule), _take(data, QUANTILE, Quantile)
         if schedule is not None:  # one letter holds the pattern's place
@@ -163,6 +135,40 @@ class Family(Document):
         else:
             return policy
         return policy.model_copy(update={"controller": controller})
+
+    def sampling(self, params: Params) -> Sampling:
+        """Return how a point is sampled.
+
+        Raises:
+            ConfigError: a `request.*` key is unknown, or a value is outside what it allows.
+        """
+        data: dict[str, Any] = {}
+        for key, value in params.items():
+            if key.startswith(f"{REQUEST}."):
+                _put(data, key, value)
+        return _take(data, REQUEST, Sampling) or REFERENCE
+
+    def at(self, sampling: Sampling, reference: int) -> Family | None:
+        """Return the family with its `request.*` keys held; None where it cannot be sampled so."""
+        params = dict(self.params)
+        steps, schedulers = params.get(STEPS), params.get(SCHEDULER)
+        if steps is None and sampling.num_steps is not None:
+            return None
+        if steps is not None:
+            wanted = sampling.steps(reference)
+            if wanted not in whole_numbers(steps):
+                return None
+            params[STEPS] = Choice(choices=(wanted,))
+        if schedulers is None and sampling.scheduler is not None:
+            return None
+        if isinstance(schedulers, Choice):
+            same = [
+                c for c in schedulers.choices if self.sampling({SCHEDULER: c}).scheduler == sampling.scheduler
+            ]
+            if not same:
+                return None
+            params[SCHEDULER] = Choice(choices=tuple(same[:1]))
+        return self.model_copy(update={"params": params})
 
     def _base(self) -> dict[str, Any]:
         if not isinstance(self.base, str):
@@ -208,7 +214,7 @@ class SearchSpace(Document):
         """Return Optuna's params of a point, for `enqueue_trial`; values are clipped into their ranges."""
         encoded: dict[str, Any] = {FAMILY: family} if len(self.families) > 1 else {}
         for key, searched in self.families[family].params.items():
-            value = params.get(key, _middle(searched))
+            value = params.get(key, middle_of(searched))
             if isinstance(searched, Choice):
                 value = json.dumps(value, sort_keys=True)
             else:
@@ -216,23 +222,46 @@ class SearchSpace(Document):
             encoded[f"{family}/{key}"] = value
         return encoded
 
+    def at(self, sampling: Sampling, reference: int) -> SearchSpace:
+        """Return the part of the space that is sampled so; families that cannot be are left out.
+
+        Args:
+            sampling: how.
+            reference: denoising steps of the reference configuration.
+        """
+        found = {name: family.at(sampling, reference) for name, family in self.families.items()}
+        return self.model_copy(update={"families": {k: f for k, f in found.items() if f is not None}})
+
+    def samplings(self, reference: int) -> list[Sampling]:
+        """Return ways to sample with the pipeline's own scheduler: the reference's and a spread of steps.
+
+        Those that no family allows are left out.
+        """
+        counts = {reference}
+        for family in self.families.values():
+            if STEPS in family.params:
+                counts |= set(spread_of(whole_numbers(family.params[STEPS])))
+        found = [
+            Sampling(num_steps=n).against(reference) for n in sorted(counts, key=lambda n: n != reference)
+        ]
+        return [one for one in found if self.at(one, reference).families]
+
+    @property
+    def schedulers(self) -> list[tuple[str, SchedulerChoice]]:
+        """(key, choice) of every scheduler that may take the place of the pipeline's own."""
+        found = []
+        for name, family in self.families.items():
+            for i, choice in enumerate(getattr(family.params.get(SCHEDULER), "choices", ())):
+                chosen = family.sampling({SCHEDULER: choice}).scheduler
+                if chosen is not None:
+                    found.append((f"families.{name}.params.{SCHEDULER}.choices.{i}", chosen))
+        return found
+
     def policy(
         self, family: str, params: Params, calibration: Mapping[str, Calibration], planner: Planner | None
     ) -> Policy:
         """Return the policy of a point."""
         return self.families[family].build(params, calibration, planner)
-
-
-def _middle(searched: FloatRange | IntRange | Choice) -> Any:
-    if isinstance(searched, Choice):
-        return searched.choices[0]
-    if isinstance(searched, IntRange):
-        return (searched.low + searched.high) // 2
-    return (searched.low * searched.high) ** 0.5 if searched.log else (searched.low + searched.high) / 2
-
-
-def _extremes(searched: FloatRange | IntRange | Choice) -> tuple[Any, ...]:
-    return searched.choices if isinstance(searched, Choice) else (searched.low, searched.high)
 
 
 def _take(data: dict[str, Any], part: str, kind: type[_Asked]) -> _Asked | None:

@@ -45,6 +45,7 @@ class TrialRow:
         family: family of the search space.
         params: the point, by dotted policy key.
         policy: the policy as data.
+        sampling: as data; empty for the reference configuration's.
         scalars: what `Scorer.scalars` gave.
         actions: letters of the first sample.
         trace_sha256: hash of all samples' letters.
@@ -69,6 +70,7 @@ class TrialRow:
     errors: dict[str, list[float]] = field(default_factory=dict)
     source: str = SAMPLER
     neighbour_of: int | None = None
+    sampling: dict[str, Any] = field(default_factory=dict)
 
     def copied(
         self, trial: int, family: str, params: Mapping[str, Any], asked: Mapping[str, Any]

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 
 from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.sampling import sampling_of
 from autotune.search.cliffs import surroundings
 from autotune.search.dispatch import Dispatcher, RunBrokenError, last_line
 from autotune.search.executor import TaskResult
@@ -81,9 +82,10 @@ class SearchLoop:
         self._front: list[TrialRow] = []
         for row in self.rows:
             policy = Policy.parse(row.policy)
+            sampling = sampling_of(row.sampling)
             if row.duplicate_of is None:
-                self.screen.note(policy, row.scalars)
-            self._by_key[effective_key(policy)] = row
+                self.screen.note(policy, sampling, row.scalars)
+            self._by_key[effective_key(policy, sampling)] = row
             self._update_front(row)
         self._work: dict[str, Work] = {}
         self._parts: deque[tuple[str, int]] = deque()  # that may be sent
@@ -174,8 +176,8 @@ class SearchLoop:
             if point is not None:
                 self.book.queue(*point, {"source": "screening"})
         trial, family, params = self.book.ask()
-        policy = self.screen.policy(family, params)
-        key = effective_key(policy)
+        policy, sampling = self.screen.setting(family, params)
+        key = effective_key(policy, sampling)
         known_row = self._by_key.get(key)
         if known_row is not None:
             asked = known_row.copied(trial.number, family, params, trial.user_attrs)
@@ -184,8 +186,9 @@ class SearchLoop:
             self._work[key].others.append((trial, family, params))
         else:
             rounds = self.experiment.search.timing_rounds
-            parts = cut(Job(policy, self.cases, rounds), *(self.experiment.cases.batch,) * 2)
-            self._work[key] = Work((trial, family, params), policy, parts)
+            job = Job(policy, self.cases, rounds, sampling=sampling)
+            parts = cut(job, *(self.experiment.cases.batch,) * 2)
+            self._work[key] = Work((trial, family, params), policy, sampling, parts)
             self._parts.append((key, 0))
 
     def _look_around(self) -> None:
@@ -200,9 +203,10 @@ class SearchLoop:
                 self.book.queue(family, params, {"source": NEIGHBOUR, "neighbour_of": best[i].trial})
 
     def _send(self, key: str, index: int) -> None:
-        part = self._work[key].parts[index]
-        timed = frozenset(self._timed)
-        self.dispatcher.submit("evaluate", part.cases, (key, index), part.policy, part.rounds, timed)
+        part, timed = self._work[key].parts[index], frozenset(self._timed)
+        self.dispatcher.submit(
+            "evaluate", part.cases, (key, index), part.policy, part.rounds, timed, part.sampling
+        )
 
     def _take(self, tag: Any, result: TaskResult) -> None:
         key, index = tag
@@ -232,7 +236,7 @@ class SearchLoop:
         work = self._work.pop(key)
         row = self._row(work)
         self._by_key[key] = row
-        self.screen.note(work.policy, row.scalars)
+        self.screen.note(work.policy, work.sampling, row.scalars)
         self._finish(work.asked, row)
         for other in work.others:
             self._finish(other, row.copied(other[0].number, *other[1:], other[0].user_attrs))

@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.sampling import Sampling
 from autotune.search.parts import Job, joined
 from autotune.search.screening import log_metric
 from autotune.search.store import SAMPLER, TrialRow
@@ -23,6 +24,7 @@ class Work:
 
     asked: Asked
     policy: Policy
+    sampling: Sampling
     parts: list[Job]
     found: dict[int, Measurement] = field(default_factory=dict)
     others: list[Asked] = field(default_factory=list)
@@ -57,6 +59,7 @@ class Work:
             family=family,
             params=params,
             policy=self.policy.to_data(),
+            sampling=self.sampling.to_data(),
             scalars=dict(scalars),
             actions=quality.actions,
             trace_sha256=quality.trace_sha256,

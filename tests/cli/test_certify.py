@@ -293,6 +293,33 @@ def test_another_request_than_the_presets_is_refused(
     assert "model.guidance_scale: got 7.0; the preset was made for 2.5" in result.err
 
 
+def test_a_preset_with_steps_of_its_own_is_measured_against_the_reference(
+    formula: Path, make: Make, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampled: list[Any] = []
+    evaluate = FormulaEvaluator.evaluate
+
+    def watched(self: FormulaEvaluator, *args: Any, **kwargs: Any) -> Any:
+        sampled.append(args[4].num_steps if len(args) > 4 else None)
+        return evaluate(self, *args, **kwargs)
+
+    monkeypatch.setattr(FormulaEvaluator, "evaluate", watched)
+    recipe = xslim.load_preset(make()).provenance["experiment"]
+    recipe = {**recipe, "model": {**recipe["model"], "num_steps": STEPS}}
+    half = ModelSignature(family="formula", transformer="Formula", num_steps=STEPS // 2)
+    told = {"experiment": recipe, "sampling": {"num_steps": STEPS // 2}}
+    path = make(model=half, policy=Policy.from_pattern("F." * (STEPS // 4)), provenance=told)
+    result = autotune("certify", path, "--out", tmp_path / "out", "--json")
+    assert result.status == 0
+    assert sampled == [STEPS // 2, None], "the preset, and the uncached reference"
+    assert json.loads(result.out)["holdout"]["compute_fraction"]["value"] == pytest.approx(1.02 / 4)
+    assert "sampling  6 steps, unlike the reference" in autotune("show", path).out
+    wrong = make(model=half, provenance={**told, "sampling": {"num_steps": 1}})
+    result = autotune("certify", wrong, "--out", tmp_path / "out2")
+    assert result.status == 2
+    assert "provenance.sampling.num_steps: got 1" in result.one_line()
+
+
 def test_a_bound_is_judged_as_it_was_set(
     formula: Path, make: Make, tmp_path: Path, autotune: Autotune
 ) -> None:

@@ -191,9 +191,9 @@ def test_the_evaluator_draws_as_much_as_planned(tmp_path: Path, monkeypatch: pyt
     drawn: list[int] = []
     draw = PipelineRunner.draw
 
-    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:
+    def counted(self: PipelineRunner, cases: tuple[Case, ...]) -> Drawn:
         drawn.append(len(cases))
-        return draw(self, cases, num_steps)
+        return draw(self, cases)
 
     monkeypatch.setattr(PipelineRunner, "draw", counted)
     evaluator = evaluator_spec(experiment, tmp_path, None).build()

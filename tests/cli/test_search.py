@@ -270,6 +270,20 @@ def test_input_at_fault_is_one_line(
     assert part in result.one_line()
 
 
+def test_a_scheduler_that_does_not_fit_is_refused_before_anything_starts(
+    autotune: Autotune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    space = (ROOT / "search_spaces/dit-digits-steps.yaml").read_text()
+    (tmp_path / "space.yaml").write_text(space.replace("DPMSolverMultistep", "HeunDiscrete"))
+    given = ("--set", f"search_space={tmp_path / 'space.yaml'}", "--out", tmp_path / "out")
+    for more in ((), ("--dry-run",)):
+        result = autotune("search", "experiments/dit-digits.yaml", *given, *more)
+        assert result.status == 2
+        assert "request.scheduler.choices.1: got 'HeunDiscreteScheduler', which cannot" in result.one_line()
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_experiment_is_one_line(autotune: Autotune) -> None:
     result = autotune("search", "gone.yaml")
     assert result.status == 2

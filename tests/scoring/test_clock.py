@@ -11,6 +11,7 @@ import xslim
 from autotune.scoring.clock import EventClock, WallClock, clock_of
 from autotune.scoring.latency import time_loop
 from autotune.scoring.pipeline import LoopTimer, PipelineRunner
+from autotune.scoring.sampling import Sampling
 from tests.scoring.conftest import CASES, HALF
 
 
@@ -48,7 +49,8 @@ def test_the_loop_of_a_pipeline_is_timed(runner: PipelineRunner) -> None:
     with runner.loop_timer() as timer:
         with pytest.raises(RuntimeError, match="was not called"):
             timer.take()
-        runner.draw(CASES[:1], num_steps=3)
+        with runner.sampled(Sampling(num_steps=3)):
+            runner.draw(CASES[:1])
         seconds = timer.take()
     assert len(timer.calls) == 3
     assert sum(timer.calls) == pytest.approx(seconds)

@@ -39,10 +39,10 @@ class CountedRunner(PipelineRunner):
         self.drawn = 0
         self.delay_s = 0.0
 
-    def draw(self, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:  # type: ignore[override]
+    def draw(self, cases: tuple[Case, ...]) -> Drawn:  # type: ignore[override]
         self.drawn += 1
         time.sleep(self.delay_s)
-        return super().draw(cases, num_steps)
+        return super().draw(cases)
 
 
 @pytest.fixture

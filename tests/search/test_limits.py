@@ -14,6 +14,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.executor import LocalExecutor
 from autotune.search.experiment import Experiment
 from autotune.search.run import SearchRun
@@ -63,8 +64,9 @@ class Lame(FormulaEvaluator):
         cases: Sequence[Case],
         timing_rounds: int,
         timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
     ) -> Measurement:
-        measured = super().evaluate(policy, cases, timing_rounds, timed_traces)
+        measured = super().evaluate(policy, cases, timing_rounds, timed_traces, sampling)
         bare = policy.policy if isinstance(policy, Preset) else policy
         if not isinstance(bare.controller, Pattern) or not bare.controller.steps.endswith("F"):
             return measured

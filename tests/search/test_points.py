@@ -10,11 +10,13 @@ import pytest
 
 from autotune.search.error_model import Weighting
 from autotune.search.points import BUDGETS, CRITICAL, FULL, Point, budgets, seeds, variants
-from autotune.search.space import Choice, SearchSpace
+from autotune.search.ranges import Choice
+from autotune.search.space import SearchSpace
 from tests.search.support import SPACE, merged
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "search_spaces").glob("*.yaml"))
+STEPS = 50
 SHIPPED = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
@@ -31,7 +33,7 @@ def check(space: SearchSpace, points: list[Point]) -> None:
 @SHIPPED
 def test_every_point_is_one_of_the_space(path: Path) -> None:
     space = SearchSpace.load(path)
-    everything = [*seeds(space), *budgets(space)]
+    everything = [*seeds(space, STEPS), *budgets(space)]
     check(space, everything[:: max(1, len(everything) // 60)])
     for family, params in everything:
         for key, searched in space.families[family].params.items():
@@ -44,7 +46,7 @@ def test_every_point_is_one_of_the_space(path: Path) -> None:
 @SHIPPED
 def test_every_family_predictor_and_budget_is_looked_at(path: Path) -> None:
     space = SearchSpace.load(path)
-    points = [*seeds(space), *budgets(space)]
+    points = [*seeds(space, STEPS), *budgets(space)]
     assert {family for family, _ in points} == set(space.families)
     for name, family in space.families.items():
         mine = [params for of, params in points if of == name]
@@ -60,7 +62,7 @@ def test_every_family_predictor_and_budget_is_looked_at(path: Path) -> None:
 
 def test_seeds_are_the_middle_with_what_they_name() -> None:
     space = SearchSpace.parse(SPACE)
-    ((family, params),) = seeds(space)
+    ((family, params),) = seeds(space, STEPS)
     assert family == "online"
     middle = space.families["online"].middle()
     assert params == {**middle, "controller.critical": 0.2}

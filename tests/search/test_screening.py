@@ -36,7 +36,7 @@ def scheduler() -> Scheduler:
 
 
 def points() -> list[Point]:
-    return [*budgets(HELD), *seeds(HELD)]
+    return [*budgets(HELD), *seeds(HELD, STEPS)]
 
 
 def measure(policy: Policy) -> Scalars:
@@ -55,7 +55,7 @@ def screened(
     rows, known = [], set()
     for candidate in screen.first(points(), trials):
         rows.append(scalars(candidate.policy))
-        screen.note(candidate.policy, rows[-1])
+        screen.note(candidate.policy, candidate.sampling, rows[-1])
         known.add(candidate.key)
     best = [rows[i] for i in front([axes(objectives, row) for row in rows])]
     return screen, known, best

@@ -105,7 +105,7 @@ def test_warm_starts_are_points_of_the_space(path: Path, short: Scheduler) -> No
     for family, params in points:
         study.enqueue_trial(space.encode(family, params))
         assert space.sample(study.ask()) == (family, params)
-        policy = screen.policy(family, params)
+        policy, _ = screen.setting(family, params)
         check_policy(policy, params, short)
         assert policy == screen.candidate(family, params).policy
         assert short.replay.run(policy).compute_fraction <= MOST_COMPUTE

@@ -33,16 +33,11 @@ def describe_model(
     """
     height, width = latent_size[-2:] if latent_size is not None and len(latent_size) >= 4 else (None, None)
     model_config: Mapping[str, object] = getattr(transformer, "config", {})
-    config = getattr(scheduler, "config", None)
     return ModelSignature(
         family=family,
         transformer=type(transformer).__name__,
         config_sha256=config_sha256(model_config),
-        scheduler=None if scheduler is None else type(scheduler).__name__,
-        scheduler_sha256=None if config is None else config_sha256(config),
-        num_steps=num_steps,
-        timesteps=scheduler_timesteps(scheduler),
-        sigmas=scheduler_sigmas(scheduler),
+        **describe_sampling(scheduler, num_steps),
         height=height,
         width=width,
         latent_shape=None if latent_size is None else tuple(latent_size[1:]),
@@ -50,6 +45,18 @@ def describe_model(
         dtype=str(transformer.dtype).removeprefix("torch."),
         adapters=loaded_adapters(transformer),
     )
+
+
+def describe_sampling(scheduler: object | None, num_steps: int) -> dict[str, Any]:
+    """Return the part of a signature that tells scheduler and steps. Arguments as above."""
+    config = getattr(scheduler, "config", None)
+    return {
+        "scheduler": None if scheduler is None else type(scheduler).__name__,
+        "scheduler_sha256": None if config is None else config_sha256(config),
+        "num_steps": num_steps,
+        "timesteps": scheduler_timesteps(scheduler),
+        "sigmas": scheduler_sigmas(scheduler),
+    }
 
 
 def loaded_adapters(transformer: nn.Module) -> tuple[str, ...]:

@@ -13,8 +13,10 @@ from autotune.scoring.case import Case
 from autotune.scoring.drawn import Drawn
 from autotune.scoring.pipeline.loading import load, transformers
 from autotune.scoring.pipeline.request import RequestPlan
+from autotune.scoring.pipeline.schedulers import build_scheduler
 from autotune.scoring.pipeline.spec import ModelSpec
 from autotune.scoring.pipeline.timer import LoopTimer, timed
+from autotune.scoring.sampling import Sampling
 from xslim.errors import ConfigError
 
 OUTPUTS = ("images", "frames")  # of a pipeline's result: pictures, or clips
@@ -27,6 +29,7 @@ class PipelineRunner:
         spec: which model it is, and how a request looks.
         device: that it computes on.
         pipe: the pipeline.
+        num_steps: denoising steps of what is drawn; inside `sampled` its own, else the spec's.
 
     Raises:
         ConfigError: the folder is no pipeline, or a setting does not fit it or this machine.
@@ -35,20 +38,22 @@ class PipelineRunner:
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         self.pipe, self.device = load(spec)
+        self.num_steps = spec.num_steps
         self._plan = RequestPlan(spec, self.pipe)
+        self._schedulers: dict[str, Any] = {}
 
     @property
     def guidance_scale(self) -> float | None:
         """The call's `guidance_scale`, as given or by default; None where the call takes none."""
         return self._plan.guidance_scale
 
-    def draw(self, cases: Sequence[Case], num_steps: int | None = None) -> Drawn:
+    def draw(self, cases: Sequence[Case]) -> Drawn:
         """Draw the cases in one batch.
 
         Raises:
             ConfigError: a prompt is of the wrong kind, or the pipeline drew another size than asked.
         """
-        arguments = self._plan.arguments(cases, num_steps or self.spec.num_steps)
+        arguments = self._plan.arguments(cases, self.num_steps)
         with _last_latents(self.pipe.scheduler) as seen:
             result = self.pipe(**arguments)
         images = next((getattr(result, name) for name in OUTPUTS if hasattr(result, name)), None)
@@ -61,6 +66,25 @@ class PipelineRunner:
         # DiT's scheduler works on the batch that guidance has doubled: the first half is what is decoded
         latents = seen[-1][: len(cases)]
         return Drawn(images.detach().float().cpu().clamp(0, 1), latents.detach().float().cpu())
+
+    @contextmanager
+    def sampled(self, sampling: Sampling) -> Iterator[None]:
+        """Draw with another number of steps or another scheduler inside.
+
+        Raises:
+            ConfigError: the scheduler cannot take the place of the pipeline's own.
+        """
+        own, steps = self.pipe.scheduler, self.num_steps
+        chosen = sampling.scheduler
+        if chosen is not None:
+            if str(chosen) not in self._schedulers:
+                self._schedulers[str(chosen)] = build_scheduler(own, chosen)
+            self.pipe.scheduler = self._schedulers[str(chosen)]
+        self.num_steps = sampling.steps(self.spec.num_steps)
+        try:
+            yield
+        finally:
+            self.pipe.scheduler, self.num_steps = own, steps
 
     def _check_size(self, images: Tensor) -> None:
         height, width = images.shape[-2:]

@@ -1,0 +1,95 @@
+"""Schedulers that may take the place of a pipeline's own."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.scoring.sampling import SchedulerChoice
+from xslim.errors import ConfigError
+from xslim.policy.document import suggest
+
+KEY = "request.scheduler"
+
+
+def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
+    """Return a scheduler with the settings of the pipeline's own one but for those that are chosen.
+
+    Raises:
+        ConfigError: as `scheduler_class`.
+    """
+    return scheduler_class(type(own), chosen).from_config(own.config, **chosen.config)
+
+
+def scheduler_class(own: Any, chosen: SchedulerChoice) -> Any:
+    """Return the class of a choice.
+
+    Args:
+        own: class of the pipeline's scheduler.
+        chosen: the choice.
+
+    Raises:
+        ConfigError: diffusers does not call it compatible, it calls the model another number of times a
+            step, or it has no such setting.
+    """
+    compatible = {found.__name__: found for found in (own, *own._get_compatibles())}
+    compatible = {name: found for name, found in compatible.items() if _order(found) == own.order}
+    if chosen.name not in compatible:
+        raise ConfigError(
+            f"got {chosen.name!r}, which cannot take the place of {own.__name__}; "
+            f"{suggest(chosen.name, compatible)}",
+            key=KEY,
+        )
+    found = compatible[chosen.name]
+    settings = set(inspect.signature(found.__init__).parameters) - {"self"}
+    for name in chosen.config:
+        if name not in settings:
+            raise ConfigError(
+                f"{chosen.name} has no such setting; {suggest(name, settings)}", key=f"{KEY}.config.{name}"
+            )
+    return found
+
+
+def check_choices(path: str, choices: Sequence[tuple[str, SchedulerChoice]], source: str) -> None:
+    """Refuse schedulers that cannot take the place of a local folder's; a hub id's are known once loaded.
+
+    Args:
+        path: a diffusers folder, or a hub id.
+        choices: (key of the search space, choice).
+        source: file of the search space.
+
+    Raises:
+        ConfigError: as `scheduler_class`, with the key.
+    """
+    own = _own_class(path) if choices else None
+    if own is None:
+        return
+    for key, chosen in choices:
+        try:
+            scheduler_class(own, chosen)
+        except ConfigError as error:
+            raise ConfigError(error.problem, key=key, source=source) from None
+
+
+def _own_class(path: str) -> Any | None:
+    """The scheduler class of a local diffusers folder; None where only loading it tells."""
+    import diffusers
+
+    config = Path(path) / "scheduler" / "scheduler_config.json"
+    try:
+        name = json.loads(config.read_text())["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return getattr(diffusers, str(name), None)
+
+
+def _order(found: Any) -> int | None:
+    """Calls of the model a step; None for a scheduler whose package is not installed."""
+    try:
+        order: int = found.order
+    except ImportError:
+        return None
+    return order
