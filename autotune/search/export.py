@@ -265,6 +265,7 @@ def _member(member: Exported) -> dict[str, Any]:
         "speedup": chosen.scalars["speedup"],
         "compute_fraction": chosen.scalars["compute_fraction"],
         "actions": chosen.row.actions,
+        "sampling": chosen.row.sampling,
         "memory": chosen.scalars["memory"],
         "metrics": {name: chosen.row.scalars[name] for name in quality if name in chosen.row.scalars},
         "holdout": {

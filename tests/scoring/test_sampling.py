@@ -136,7 +136,7 @@ def test_settings_of_a_scheduler_are_taken_over_but_for_the_chosen_ones() -> Non
 @pytest.mark.parametrize(
     ("chosen", "says"),
     [
-        ({"name": "DPMSolver"}, "got 'DPMSolver', which cannot take the place of DDIMScheduler; did you mean"),
+        ({"name": "DPMSolver"}, "'DPMSolver', which cannot take the place of DDIMScheduler; did you mean"),
         ({"name": "HeunDiscreteScheduler"}, "cannot take the place"),  # calls the model twice a step
         ({"name": "FlowMatchEulerDiscreteScheduler"}, "cannot take the place"),
         ({"name": "DDIMScheduler", "config": {"beta_stop": 1}}, "no such setting; did you mean 'beta_start'"),
