@@ -149,25 +149,25 @@ class MLflowTracker:
         self._wake.set()
 
     def _run(self) -> None:
-        failures = 0
+        failures = refusals = 0  # in a row; by a store that answers
         while (entry := self._next()) is not None:
             event, end = entry
             try:
                 self._connected(event["at"]).send(event)
             except Exception as error:  # a border: tracking must not stop a search
-                failures += 1
-                closing, worn_out = self._closing.is_set(), failures >= TRIES
-                if self._store is not None and (_hopeless(error) or (worn_out and not closing)):
+                closing, answers = self._closing.is_set(), self._store is not None
+                failures, refusals = failures + 1, refusals + 1 if answers else 0
+                if answers and (_hopeless(error) or (refusals >= TRIES and not closing)):
                     self._warn(f"MLflow refused an event ({event['kind']}), which is left out: {error}")
                 else:
                     self._warn(f"MLflow at {self.uri} fails, the search goes on: {error}")
                     self._store = None
-                    if closing and worn_out:
+                    if closing and failures >= TRIES:
                         return
                     self._closing.wait(self._retry_s)
                     continue
             self._spool.done(end)
-            failures = 0
+            failures = refusals = 0
 
     def _next(self) -> tuple[Event, int] | None:
         """The next event to send, waiting for one; None when there are none and there will be none."""

@@ -36,10 +36,10 @@ from autotune.search.screening import Screen
 from autotune.search.space import SearchSpace
 from autotune.search.status import Status
 from autotune.search.store import RunFolder, TrialRow
-from autotune.search.study import SearchLoop, tell_untold
+from autotune.search.study import SearchLoop
 from autotune.search.tracker import Tracker
 from autotune.search.tracking import close_tracker, open_tracker
-from autotune.search.trial_book import TrialBook
+from autotune.search.trial_book import TrialBook, tell_untold
 from autotune.search.warm_starts import warm_starts
 
 if TYPE_CHECKING:

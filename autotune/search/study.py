@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import optuna
 from optuna.trial import TrialState
 
 from autotune.scoring.case import Case
@@ -21,7 +20,6 @@ from autotune.search.executor import TaskResult
 from autotune.search.experiment import Experiment
 from autotune.search.identity import effective_key
 from autotune.search.objective import METRIC_NAMES, METRIC_OF, violations
-from autotune.search.optuna_study import tell
 from autotune.search.pareto import front, hypervolume, spread
 from autotune.search.parts import Job, cut
 from autotune.search.race import beaten
@@ -99,6 +97,8 @@ class SearchLoop:
             RunBrokenError: three candidates in a row failed.
         """
         started = time.monotonic()
+        if self.rows:  # a driver that died after writing it may not have shown it
+            self._show(self.rows[-1], self.book.attempt(self.rows[-1].trial))
         while not self.stop() and self.book.told < self.experiment.search.trials:
             self.stopped_by = self._limit(time.monotonic() - started)
             if self.stopped_by is not None:
@@ -257,22 +257,22 @@ class SearchLoop:
         self.folder.append(row)
         self.rows.append(row)
         self.deduplicated += row.duplicate_of is not None
-        before = [member.trial for member in self._front]
         self._update_front(row)
         values = [row.scalars[name] for name in self.experiment.objectives]
         broken = violations(self.experiment.bounds, row.scalars)
         self.book.tell(trial, values, broken, {"actions": row.actions, "cases": row.cases})
+        self._show(row, int(trial.user_attrs.get("attempt", 1)))
+
+    def _show(self, row: TrialRow, attempt: int) -> None:
         tags = {
             "family": row.family,
             "actions": row.actions,
             "source": row.source,
             "feasible": str(self._feasible(row)).lower(),
-            "attempt": str(trial.user_attrs.get("attempt", 1)),
+            "attempt": str(attempt),
         }
         self.tracker.trial(row.trial, row.params, row.scalars, tags)
-        members = [member.trial for member in self._front]
-        if members != before:
-            self.tracker.front(members)
+        self.tracker.front([member.trial for member in self._front])
         trials = self.so_far()
         self.tracker.progress(trials.done, trials.metrics())
         self.on_trials(trials)
@@ -302,15 +302,3 @@ class SearchLoop:
         """Take what is in flight; candidates that are not whole then are asked again by a resumed search."""
         self.dispatcher.drain(self._take)
         self._parts.clear()
-
-
-def tell_untold(study: optuna.Study, rows: list[TrialRow], experiment: Experiment) -> None:
-    """Tell results that were written before a crash and never reached the study."""
-    by_number: Mapping[int, Any] = {t.number: t for t in study.get_trials(deepcopy=False)}
-    for row in rows:
-        trial = by_number.get(row.trial)
-        if trial is not None and trial.state == TrialState.RUNNING:
-            live = optuna.Trial(study, trial._trial_id)
-            values = [row.scalars[name] for name in experiment.objectives]
-            broken = violations(experiment.bounds, row.scalars)
-            tell(study, live, values, broken, {"actions": row.actions, "cases": row.cases})

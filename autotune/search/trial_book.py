@@ -8,9 +8,12 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from autotune.search.experiment import Experiment
 from autotune.search.mirror import Mirror
+from autotune.search.objective import violations
 from autotune.search.optuna_study import RETRY_OF, counts, tell
 from autotune.search.space import SearchSpace
+from autotune.search.store import TrialRow
 
 
 class TrialBook:
@@ -64,6 +67,11 @@ class TrialBook:
         """Whether the next point comes from the sampler: none is queued."""
         waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         return not waiting
+
+    def attempt(self, number: int) -> int:
+        """Which attempt at its point a trial is, from 1."""
+        trial = self._study.get_trials(deepcopy=False)[number]
+        return int(trial.user_attrs.get("attempt", 1))
 
     def queued(self, source: str) -> bool:
         """Whether points of this source were ever queued."""
@@ -161,3 +169,15 @@ def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
             found[trial.number] = new
             new += 1
     return found
+
+
+def tell_untold(study: optuna.Study, rows: Sequence[TrialRow], experiment: Experiment) -> None:
+    """Tell results that were written before a crash and never reached the study."""
+    by_number: Mapping[int, Any] = {t.number: t for t in study.get_trials(deepcopy=False)}
+    for row in rows:
+        trial = by_number.get(row.trial)
+        if trial is not None and trial.state == TrialState.RUNNING:
+            live = optuna.Trial(study, trial._trial_id)
+            values = [row.scalars[name] for name in experiment.objectives]
+            broken = violations(experiment.bounds, row.scalars)
+            tell(study, live, values, broken, {"actions": row.actions, "cases": row.cases})

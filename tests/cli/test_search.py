@@ -45,7 +45,17 @@ SUMMARY = {
 }
 BASELINE = {"latency_s", "metrics", "two_uncached", "a_a_floor", "batch"}
 TRIALS = {"complete", "pruned", "failed", "deduplicated"}
-MEMBER = {"preset", "speedup", "compute_fraction", "metrics", "holdout", "actions", "memory", "trial"}
+MEMBER = {
+    "preset",
+    "speedup",
+    "compute_fraction",
+    "metrics",
+    "holdout",
+    "actions",
+    "sampling",
+    "memory",
+    "trial",
+}
 QUALITY = {"lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_p5"}
 HOLDOUT = {*QUALITY, "speedup", "latency", "compute_fraction"}
 

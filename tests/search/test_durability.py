@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 from autotune.search.experiment import Experiment
 from autotune.search.storage import disk_full, open_storage
 from autotune.search.store import RunFolder
+from autotune.search.tracker import NullTracker
 from autotune.search.trial_book import TrialBook, places
 from tests.search.support import EXPERIMENT, SPACE, Search, merged
 from xslim.errors import ConfigError
@@ -81,6 +82,20 @@ def check_whole(search: Search, trials: int) -> None:
         json.loads(line)
 
 
+class FileTracker(NullTracker):
+    """Keeps the numbers of the trials that it is shown, across processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def trial(self, number: int, *rest: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{number}\n")
+
+    def numbers(self) -> set[int]:
+        return {int(line) for line in self.path.read_text().splitlines()}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Search:
     search = Search(tmp_path_factory.mktemp("whole"), CHANGES)
@@ -106,12 +121,14 @@ def test_a_driver_that_dies_anywhere(
 
     def dies() -> None:
         on_call(owner, name, number, lambda: os._exit(KILLED), after)
-        search.run()
+        search.run(tracker=shown)
 
+    shown = FileTracker(tmp_path / "shown")
     assert in_child(dies) == KILLED
     assert not (search.folder / "summary.json").exists()
-    outcome = search.run(resume=True)
+    outcome = search.run(resume=True, tracker=shown)
     check_whole(search, 15)
+    assert shown.numbers() == {row.trial for row in search.rows}
     trials = outcome.summary["trials"]
     assert (trials["complete"], trials["failed"]) == (15, 0)
     assert points(search) == points(whole)

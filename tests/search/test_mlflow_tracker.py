@@ -11,12 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autotune.scoring.case import Case, cases_sha256
+from autotune.search.mlflow_store import MLflowStore
 from autotune.search.mlflow_tracker import MLflowTracker
-from autotune.search.spool import Spool
+from autotune.search.spool import Event, Spool
 from autotune.search.tracker import Candidate, CaseSet
 
 pytestmark = [
@@ -143,6 +145,35 @@ def test_a_dead_server_stops_nothing_and_is_caught_up_later(
     _, (parent,), children = runs(again.uri)
     assert parent.data.metrics["speedup"] == 2.0
     assert len(children) == 20
+
+
+def test_a_store_that_comes_and_goes_loses_nothing(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts to reach a store that is down do not count as its refusals."""
+    faults = iter([True] * 4 + [False, True] * 3)  # four attempts to connect, then every other call
+
+    class Flapping(MLflowStore):
+        def __init__(self, *args: Any) -> None:
+            if next(faults, False):
+                raise ConnectionError("down")
+            super().__init__(*args)
+
+        def send(self, event: Event) -> None:
+            if next(faults, False):
+                raise ConnectionError("down")
+            super().send(event)
+
+    monkeypatch.setattr("autotune.search.mlflow_store.MLflowStore", Flapping)
+    tracker = MLflowTracker(f"sqlite:///{out / 'mlflow.db'}", out, retry_s=0.01)
+    tracker.start("demo", "digits", {}, {})
+    log_trials(tracker, range(5))
+    end = time.monotonic() + 60
+    while tracker._spool.peek() is not None and time.monotonic() < end:
+        time.sleep(0.05)
+    tracker.finish({}, "FINISHED")
+    _, (parent,), children = runs(tracker.uri)
+    assert parent.info.status == "FINISHED"
+    assert len(children) == 5
+    assert next(faults, None) is None, "all faults were met"
 
 
 def test_an_event_that_mlflow_refuses_is_left_out(out: Path, caplog: pytest.LogCaptureFixture) -> None:
