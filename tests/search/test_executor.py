@@ -5,18 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pytest
 
 from autotune.scoring.case import Case
 from autotune.scoring.doubles import FailingEvaluator, FormulaEvaluator
-from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.profile import Profile
 from autotune.search.executor import Executor, LocalExecutor, Task, TaskResult
 from autotune.search.ray_executor import RayExecutor
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from autotune.scoring.evaluator import Evaluator  # loads torch, which workers shall not
 
 # Ray's pipes and sockets are closed by the garbage collector
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")

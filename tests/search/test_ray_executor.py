@@ -11,16 +11,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from autotune.scoring.doubles import FormulaEvaluator
-from autotune.scoring.evaluator import Evaluator
 from autotune.search.executor import Task
 from autotune.search.ray_executor import START_ATTEMPTS, RayExecutor
 from tests.search.test_executor import BAD, CASES, GOOD, Factory, MistypedFactory, collect
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from autotune.scoring.evaluator import Evaluator  # loads torch, which workers shall not
 
 pytestmark = [
     pytest.mark.ray,
