@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +11,7 @@ import typer
 
 from autotune.cli.common import Json, Overrides, say
 from autotune.cli.live import watching
+from autotune.cli.unfinished import keep_start, resume_command
 from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.storage import DiskFullError, disk_full
@@ -55,10 +54,11 @@ def search(
     from autotune.search.run import SearchRun, evaluator_spec
 
     spec = evaluator_spec(loaded, folder.path, threads)
-    again = _resume_command(experiment, folder.path, overrides or (), ray_address)
+    again = resume_command(folder.path, str(experiment), overrides or (), ray_address)
     folder.acquire()
     try:
         folder.claim(loaded, space.to_data(), resume)
+        keep_start(folder, experiment, overrides or (), ray_address)
         executor, tracker = executor_for(loaded, workers, ray_address, threads), _tracker(loaded, folder.path)
         with watching() as show:
             outcome = SearchRun(loaded, space, folder, executor, spec, tracker, show).run()
@@ -101,14 +101,6 @@ def _nearest(found: dict[str, Any] | None) -> str:
         return ""
     values = ", ".join(f"{name} {value:.4g}" for name, value in found["values"].items())
     return f"; trial {found['trial']} comes nearest with {values}: loosen the bounds, or search longer"
-
-
-def _resume_command(experiment: Path, folder: Path, overrides: Sequence[str], address: str | None) -> str:
-    """The command that goes on with this search, with the settings it was started with."""
-    words = ["autotune", "search", str(experiment), "--out", str(folder), "--resume"]
-    words += [word for override in overrides for word in ("--set", override)]
-    words += [] if address is None else ["--ray-address", address]
-    return shlex.join(words)
 
 
 def _tracker(experiment: Experiment, folder: Path) -> Tracker:

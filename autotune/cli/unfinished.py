@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from autotune.search.experiment import Experiment, load_experiment
+from autotune.search.experiment import load_experiment
 from autotune.search.store import RunFolder
-from xslim.errors import ConfigError
 
-UNKNOWN = "EXPERIMENT.yaml"  # where the file that a search was started from is not found
+STARTED = "started.json"
+UNKNOWN = "EXPERIMENT.yaml"  # where it is not known what a search was started from
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ def unfinished(folder: Path) -> Unfinished | None:
         state="running" if _held(folder / ".lock") else "interrupted",
         trials=len(RunFolder(folder).rows()),
         wanted=kept.search.trials,
-        resume=_resume(folder, kept),
+        resume=resume_command(folder, *_kept_start(folder)),
     )
 
 
@@ -71,24 +73,23 @@ def _held(lock: Path) -> bool:
     return False
 
 
-def _resume(folder: Path, kept: Experiment) -> str:
-    """The command, with a file that says what the search was started with.
-
-    The copy in the folder serves where it finds its search space from there.
-    """
-    found = next(filter(lambda path: _same(path, kept), _files(folder, kept)), None)
-    path = UNKNOWN if found is None else str(found)
-    return shlex.join(["autotune", "search", path, "--out", str(folder), "--resume"])
+def resume_command(folder: Path, experiment: str, overrides: Sequence[str], address: str | None) -> str:
+    """Return the command that goes on with a search, with the settings it was started with."""
+    words = ["autotune", "search", experiment, "--out", str(folder), "--resume"]
+    words += [word for override in overrides for word in ("--set", override)]
+    words += [] if address is None else ["--ray-address", address]
+    return shlex.join(words)
 
 
-def _files(folder: Path, kept: Experiment) -> tuple[Path, ...]:
-    return (folder / "experiment.yaml", Path("experiments") / f"{kept.name}.yaml", Path(f"{kept.name}.yaml"))
+def keep_start(folder: RunFolder, experiment: Path, overrides: Sequence[str], address: str | None) -> None:
+    """Keep in the folder what the search was started with."""
+    data = {"experiment": str(experiment.resolve()), "overrides": list(overrides), "address": address}
+    folder.write(STARTED, json.dumps(data) + "\n")
 
 
-def _same(path: Path, kept: Experiment) -> bool:
+def _kept_start(folder: Path) -> tuple[str, list[str], str | None]:
     try:
-        loaded = load_experiment(path)
-        loaded.space(path)
-    except ConfigError:
-        return False
-    return loaded == kept
+        data = json.loads((folder / STARTED).read_text())
+        return str(data["experiment"]), [str(word) for word in data["overrides"]], data["address"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return UNKNOWN, [], None

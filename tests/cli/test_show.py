@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -106,15 +105,14 @@ def test_help_names_every_verb(autotune: Autotune) -> None:
 def stopped(formula: Path, tmp_path: Path, autotune: Autotune) -> Path:
     """A search whose end is missing, as after a kill."""
     out = tmp_path / "out"
-    assert autotune("search", formula, "--out", out).status == 0
+    assert autotune("search", formula, "--out", out, "--set", "search.seed=3").status == 0
     (out / "summary.json").unlink()
     return out
 
 
 def test_an_interrupted_search_says_how_to_go_on(formula: Path, stopped: Path, autotune: Autotune) -> None:
-    shutil.copy(formula.parent / "space.yaml", stopped)  # so that the copy of the experiment is enough
     result = autotune("show", stopped)
-    command = f"autotune search {stopped}/experiment.yaml --out {stopped} --resume"
+    command = f"autotune search {formula} --out {stopped} --resume --set search.seed=3"
     assert (result.status, result.err) == (0, "")
     assert result.out == (
         f"{stopped}: the search is interrupted, 14 of 14 trials are in; resume it with: {command}\n"
@@ -128,19 +126,12 @@ def test_an_interrupted_search_says_how_to_go_on(formula: Path, stopped: Path, a
     assert "presets on held-out cases" in autotune("show", stopped).out
 
 
-def test_the_file_of_an_interrupted_search_may_be_unknown(
-    formula: Path, stopped: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"experiment": 1}'])
+def test_what_an_interrupted_search_was_started_with_may_be_unknown(
+    text: str, stopped: Path, autotune: Autotune
 ) -> None:
-    assert "autotune search EXPERIMENT.yaml --out" in autotune("show", stopped).out
-    folder = stopped.parent / "experiments"
-    shutil.copytree(formula.parent, folder)
-    monkeypatch.chdir(stopped.parent)
-    assert "EXPERIMENT.yaml" in autotune("show", stopped).out, "no file there has the search's name"
-    (folder / formula.name).rename(folder / "formula.yaml")
-    assert "autotune search experiments/formula.yaml --out" in autotune("show", stopped).out
-    text = (folder / "formula.yaml").read_text()
-    (folder / "formula.yaml").write_text(text.replace("certify: 4", "certify: 3"))
-    assert "EXPERIMENT.yaml" in autotune("show", stopped).out, "another experiment of the same name"
+    (stopped / "started.json").write_text(text)
+    assert f"autotune search EXPERIMENT.yaml --out {stopped} --resume\n" in autotune("show", stopped).out
 
 
 def test_a_running_search_is_told(stopped: Path, autotune: Autotune) -> None:
