@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from autotune.search.experiment import Experiment
 from autotune.search.mirror import Mirror
 from autotune.search.objective import violations
-from autotune.search.optuna_study import RETRY_OF, counts, tell
+from autotune.search.optuna_study import ATTEMPT, RETRY_OF, counts, tell
 from autotune.search.space import SearchSpace
 from autotune.search.store import TrialRow
 
@@ -20,7 +21,8 @@ class TrialBook:
     """Asks and tells; one driver, one book.
 
     Queued points come first, in the order they were first queued. What is told is in the study before it
-    is in the mirror. The mirror is made at the first ask, from everything that the study holds then.
+    is in the mirror. The study is read once, when the book is made: after that only the book writes to it,
+    and reading hundreds of open trials before each ask would cost more than the sampler.
 
     Args:
         study: the study on the disk, recovered.
@@ -38,48 +40,56 @@ class TrialBook:
         seed: int,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self._study, self._space = study, space
-        self._sampler, self._seed, self._check = sampler, seed, check
-        self._mirror: Mirror | None = None
-        self._places: dict[int, int] = {}
-        self._counts: dict[str, int] | None = None
+        self._study, self._space, self._check = study, space, check
+        self._mirror = Mirror(space, study.directions, sampler, seed)
+        trials = study.get_trials(deepcopy=False)
+        self._places = places(trials)
+        self._next_place = len(set(self._places.values()))
+        self._attempts = {trial.number: int(trial.user_attrs.get(ATTEMPT, 1)) for trial in trials}
+        self._sources = {str(trial.user_attrs.get("source")) for trial in trials}
+        waiting = [trial for trial in trials if trial.state == TrialState.WAITING]
+        waiting.sort(key=lambda trial: self._places[trial.number])
+        self._waiting = deque((trial.number, trial._trial_id) for trial in waiting)
+        self._counts = counts(study)
+        self._remember(trials)
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of points by what became of them, as in `summary.json`; read from the disk once."""
-        if self._counts is None:
-            self._counts = counts(self._study)
+        """Number of points by what became of them, as in `summary.json`."""
         return dict(self._counts)
 
     @property
     def told(self) -> int:
         """Points told COMPLETE or PRUNED."""
-        found = self.counts
-        return found["complete"] + found["pruned"]
+        return self._counts["complete"] + self._counts["pruned"]
 
     @property
     def asked(self) -> int:
-        """Points asked for so far, each once however often it was tried."""
-        return len(set(places(self._study.get_trials(deepcopy=False)).values()))
+        """Points asked for or queued so far, each once however often it was tried."""
+        return self._next_place
 
     @property
     def fresh(self) -> bool:
         """Whether the next point comes from the sampler: none is queued."""
-        waiting = self._study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
-        return not waiting
+        return not self._waiting
 
     def attempt(self, number: int) -> int:
         """Which attempt at its point a trial is, from 1."""
-        trial = self._study.get_trials(deepcopy=False)[number]
-        return int(trial.user_attrs.get("attempt", 1))
+        return self._attempts[number]
 
     def queued(self, source: str) -> bool:
         """Whether points of this source were ever queued."""
-        return any(t.user_attrs.get("source") == source for t in self._study.get_trials(deepcopy=False))
+        return source in self._sources
 
     def queue(self, family: str, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         """Queue a point, with user attributes of its trial."""
-        self._study.enqueue_trial(self._space.encode(family, params), user_attrs=dict(attributes))
+        template = create_trial(
+            state=TrialState.WAITING,
+            system_attrs={"fixed_params": self._space.encode(family, params)},
+            user_attrs=dict(attributes),
+        )
+        self._waiting.append(self._enter(template))
+        self._sources.add(str(attributes.get("source")))
 
     def ask(self) -> tuple[optuna.Trial, str, dict[str, Any]]:
         """Return the next trial, its family and its params.
@@ -88,21 +98,29 @@ class TrialBook:
             StudyLostError: another driver has the study.
         """
         self._check()
-        trials = self._study.get_trials(deepcopy=False)
-        self._places = places(trials)
-        mirror = self._mirror or self._rebuild(trials)
-        waiting = [t for t in trials if t.state == TrialState.WAITING]
-        if waiting:
-            return self._claim(mirror, min(waiting, key=lambda t: self._places[t.number]))
-        place = len(set(self._places.values()))
-        draft = mirror.propose(place)
+        if self._waiting:
+            number, trial_id = self._waiting.popleft()
+            self._study._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)
+            trial = optuna.Trial(self._study, trial_id)
+            family, params = self._space.sample(trial)
+            self._mirror.enter(self._places[number], trial.params)
+            return trial, family, params
+        draft = self._mirror.propose(self._next_place)
         template = create_trial(
             state=TrialState.RUNNING, params=draft.params, distributions=draft.distributions
         )
-        storage, study_id = self._study._storage, self._study._study_id
-        trial = optuna.Trial(self._study, storage.create_new_trial(study_id, template))  # one transaction
-        self._places[trial.number] = place
+        trial = optuna.Trial(self._study, self._enter(template)[1])
         return (trial, *self._space.sample(trial))
+
+    def _enter(self, template: FrozenTrial) -> tuple[int, int]:
+        """Write a new trial, in one transaction; return its number and its key in the storage."""
+        storage = self._study._storage
+        trial_id = storage.create_new_trial(self._study._study_id, template)
+        number = storage.get_trial_number_from_id(trial_id)
+        self._places[number] = self._next_place
+        self._attempts[number] = 1
+        self._next_place += 1
+        return number, trial_id
 
     def tell(
         self,
@@ -112,49 +130,36 @@ class TrialBook:
         attributes: Mapping[str, Any],
     ) -> None:
         """Tell a measured trial."""
-        before = self.counts
         tell(self._study, trial, list(values), violations, attributes)
-        self._note(before, trial, TrialState.COMPLETE, values, violations)
+        self._note(trial, TrialState.COMPLETE, values, violations)
 
     def close(self, trial: optuna.Trial, state: TrialState, attributes: Mapping[str, Any]) -> None:
         """Tell a trial without values: FAIL, or PRUNED."""
-        before = self.counts
         for name, value in attributes.items():
             trial.set_user_attr(name, value)
         self._study.tell(trial, state=state)
-        self._note(before, trial, state, None, {})
+        self._note(trial, state, None, {})
 
     def _note(
         self,
-        before: dict[str, int],
         trial: optuna.Trial,
         state: TrialState,
         values: Sequence[float] | None,
         violations: Mapping[str, float],
     ) -> None:
         name = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned"}.get(state, "failed")
-        self._counts = {**before, name: before[name] + 1}
-        if self._mirror is not None:
-            self._mirror.tell(self._places[trial.number], state, values, violations)
+        self._counts[name] += 1
+        self._mirror.tell(self._places[trial.number], state, values, violations)
 
-    def _claim(self, mirror: Mirror, waiting: FrozenTrial) -> tuple[optuna.Trial, str, dict[str, Any]]:
-        self._study._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING)
-        trial = optuna.Trial(self._study, waiting._trial_id)
-        family, params = self._space.sample(trial)
-        mirror.enter(self._places[trial.number], trial.params)
-        return trial, family, params
-
-    def _rebuild(self, trials: Sequence[FrozenTrial]) -> Mirror:
-        mirror = Mirror(self._space, self._study.directions, self._sampler, self._seed)
+    def _remember(self, trials: Sequence[FrozenTrial]) -> None:
+        """Tell the mirror what earlier drivers asked and told."""
         last = {self._places[trial.number]: trial for trial in trials}  # the last attempt of each point
         for place, trial in sorted(last.items()):
             if trial.state == TrialState.WAITING or not trial.params:
                 continue
-            mirror.enter(place, trial.params)
+            self._mirror.enter(place, trial.params)
             if trial.state.is_finished():
-                mirror.tell(place, trial.state, trial.values, trial.constraints)
-        self._mirror = mirror
-        return mirror
+                self._mirror.tell(place, trial.state, trial.values, trial.constraints)
 
 
 def places(trials: Sequence[FrozenTrial]) -> dict[int, int]:
