@@ -57,14 +57,14 @@ class Dispatcher:
         self._flying[task.id] = task, tag
         self._executor.submit(task)
 
-    def wait(self) -> list[tuple[object, TaskResult]]:
-        """Return finished tasks with their tags, after at most a moment; may be empty.
+    def wait(self, timeout_s: float = POLL_S) -> list[tuple[object, TaskResult]]:
+        """Return finished tasks with their tags, after at most so many seconds; may be empty.
 
         Raises:
             ConfigError: a worker found the input at fault.
         """
         done = []
-        for result in self._executor.wait(POLL_S):
+        for result in self._executor.wait(timeout_s):
             task, tag = self._flying.get(result.task.id, (None, None))
             if task is None or task.attempt != result.task.attempt:
                 log.warning("a late result of task %d is dropped: it was sent again", result.task.id)

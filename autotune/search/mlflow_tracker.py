@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ log = logging.getLogger(__name__)
 MAX_CHILDREN = 500  # from this trial on only those on the front: the UI compares about 100 runs at most
 TRIES = 3
 RETRY_S = 30.0  # between attempts while the store is down
+SWITCH_S = 0.0005  # between threads of the driver
 FINISH_S = 60.0  # the first connection to a new SQLite file migrates for 7 s
 SQLITE = "sqlite:///"
 
@@ -72,6 +74,9 @@ class MLflowTracker:
         self._put("start", name=name, params=_texts(params), tags=_texts(tags))
         self._closing.clear()
         if self._thread is None or not self._thread.is_alive():
+            # the driver lets go of the interpreter at every statement of the study's database; while MLflow
+            # computes it would wait 5 ms, Python's default, each time to get it back
+            sys.setswitchinterval(SWITCH_S)
             self._thread = threading.Thread(target=self._run, name="mlflow", daemon=True)
             self._thread.start()
 

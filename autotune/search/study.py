@@ -15,7 +15,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.sampling import sampling_of
 from autotune.search.cliffs import surroundings
-from autotune.search.dispatch import Dispatcher, RunBrokenError, last_line
+from autotune.search.dispatch import POLL_S, Dispatcher, RunBrokenError, last_line
 from autotune.search.executor import TaskResult
 from autotune.search.experiment import Experiment
 from autotune.search.identity import effective_key
@@ -87,6 +87,7 @@ class SearchLoop:
             self._update_front(row)
         self._work: dict[str, Work] = {}
         self._parts: deque[tuple[str, int]] = deque()  # that may be sent
+        self._results: deque[tuple[Any, TaskResult]] = deque()  # that are in
         self._timed: dict[str, dict[str, float]] = {}  # trace of the timed part -> its latency
         self._failures = 0
 
@@ -103,14 +104,22 @@ class SearchLoop:
             self.stopped_by = self._limit(time.monotonic() - started)
             if self.stopped_by is not None:
                 break
-            while self.dispatcher.free and not self.stop() and (self._parts or self._wanted > 0):
-                if self._parts:
-                    self._send(*self._parts.popleft())
-                else:
-                    self._ask()
-            for tag, result in self.dispatcher.wait():
-                self._take(tag, result)
+            # one thing at a time: between two, the executor hands what waits to workers that became free
+            at_work = self._send_or_ask() or bool(self._results)
+            self._results.extend(self.dispatcher.wait(0.0 if at_work else POLL_S))
+            if self._results:
+                self._take(*self._results.popleft())
         self._finish_work()
+
+    def _send_or_ask(self) -> bool:
+        """Send a part, or ask for a candidate; whether there was room for one."""
+        if not self.dispatcher.free or not (self._parts or self._wanted > 0):
+            return False
+        if self._parts:
+            self._send(*self._parts.popleft())
+        else:
+            self._ask()
+        return True
 
     def best(self) -> list[TrialRow]:
         """Rows on the feasible front, fastest first."""
@@ -300,5 +309,7 @@ class SearchLoop:
 
     def _finish_work(self) -> None:
         """Take what is in flight; candidates that are not whole then are asked again by a resumed search."""
+        while self._results:
+            self._take(*self._results.popleft())
         self.dispatcher.drain(self._take)
         self._parts.clear()
