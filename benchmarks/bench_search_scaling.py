@@ -5,7 +5,8 @@ and MLflow.
 
     python benchmarks/bench_search_scaling.py [--seconds 20] [--rounds 3] [--workers 1 4 64] [--trials 2000]
 
-Prints one JSON line a row; `--write` replaces `results/search_scaling.json`.
+Prints one JSON line a row; `--write` puts the rows into `results/search_scaling.json`, in place of those of
+the same part, workers and nodes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from simulated import SimulatedFactory, Watched, descendants, memory_mb, search
+from simulated import EXPERIMENT, SimulatedFactory, Watched, descendants, memory_mb, search
 
 from autotune.search.executor import LocalExecutor
 from autotune.search.process_state import environment
@@ -31,6 +32,7 @@ from autotune.search.ray_executor import RayExecutor
 RESULT = Path(__file__).resolve().parent / "results" / "search_scaling.json"
 MARKS = (100, 250, 500, 1000, 1500, 2000)  # trials at which the driver is looked at
 MOST = 100_000  # trials, which no search here reaches
+KEY = ("part", "nodes", "workers", "at")
 WINDOW = 50  # trials before a mark, whose mean time is taken
 
 
@@ -88,7 +90,7 @@ def nodes(count: int, workers: int) -> Iterator[str]:
 
 
 def driver(trials: int, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Search so many trials that take no time; keep rows of the driver's time and memory a trial."""
+    """Measure so many trials that take no time; keep rows of the driver's time and memory a trial."""
     executor = Watched(LocalExecutor(), 1)
     # after each trial: the driver's own seconds, those of its processor, and its memory
     moments: list[tuple[float, float, float]] = []
@@ -104,7 +106,7 @@ def driver(trials: int, keep: Callable[[dict[str, Any]], None]) -> None:
         keep(
             {
                 "part": "driver",
-                "trials": len(moments),
+                "at": len(moments),
                 "ask_tell_ms": round(1000 * (after[0] - before[0]) / WINDOW, 1),
                 "ask_tell_cpu_ms": round(1000 * (after[1] - before[1]) / WINDOW, 1),
                 "memory_mb": round(after[2], 1),
@@ -113,7 +115,9 @@ def driver(trials: int, keep: Callable[[dict[str, Any]], None]) -> None:
 
     executor.tick = look
     with tempfile.TemporaryDirectory() as folder:
-        search(Path(folder), trials, executor, SimulatedFactory(0.0), warm_starts=0, neighbours=0.0)
+        # repeated points come on top: they are asked and told, too, and draw nothing
+        settings = {"warm_starts": 0, "neighbours": 0.0, "max_images": trials * EXPERIMENT["cases"]["search"]}
+        search(Path(folder), MOST, executor, SimulatedFactory(0.0), **settings)
 
 
 def main() -> None:
@@ -129,8 +133,10 @@ def main() -> None:
     given = parser.parse_args()
     rows: list[dict[str, Any]] = []
 
+    command = f"python benchmarks/bench_search_scaling.py {' '.join(sys.argv[1:])}".strip()
+
     def keep(row: dict[str, Any]) -> None:
-        rows.append({**row, "load": round(os.getloadavg()[0], 1)})
+        rows.append({**row, "load": round(os.getloadavg()[0], 1), "command": command})
         print(json.dumps(rows[-1]), flush=True)
 
     for count in given.workers:
@@ -141,13 +147,19 @@ def main() -> None:
     if given.trials:
         driver(given.trials, keep)
     if given.write:
-        words = " ".join(sys.argv[1:])
-        found = {
-            "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-            "command": f"python benchmarks/bench_search_scaling.py {words}".strip(),
-            "rows": rows,
-        }
-        RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write(rows)
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """Put rows into the result, in place of those of the same part, workers, nodes and trials."""
+    kept = json.loads(RESULT.read_text())["rows"] if RESULT.exists() else []
+    by_key = {tuple(row.get(name) for name in KEY): row for row in [*kept, *rows]}
+    ordered = sorted(by_key, key=lambda key: [str(key[0]) == "driver", *(part or 0 for part in key[1:])])
+    found = {
+        "device": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "rows": [by_key[key] for key in ordered],
+    }
+    RESULT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from autotune.search.objective import LOWER_TAIL, METRIC_NAMES, METRIC_OF, UPPER
 from autotune.search.pareto import spread
 from autotune.search.parts import Job, PartStore, measure
 from autotune.search.scorer import Scorer
-from autotune.search.store import TrialRow
 from autotune.search.study import SearchLoop
+from autotune.search.trial_row import TrialRow
 from xslim.policy.policy import Policy
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from autotune.search.points import CRITICAL, Point
 from autotune.search.ranges import FloatRange
 from autotune.search.space import SearchSpace
-from autotune.search.store import TrialRow
+from autotune.search.trial_row import TrialRow
 
 NUDGE = 0.03  # of a key's range
 STEEP = math.log(4.0)  # growth of the squared error that makes a cliff: 6 dB

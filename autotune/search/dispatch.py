@@ -38,6 +38,11 @@ class Dispatcher:
         return max(0, slots + int(AHEAD * slots) - len(self._flying))
 
     @property
+    def starving(self) -> bool:
+        """Whether a worker has nothing to do."""
+        return len(self._flying) < self._executor.slots
+
+    @property
     def flying(self) -> int:
         """Tasks submitted and not yet returned."""
         return len(self._flying)

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any, cast
 
+from autotune.search.family import POLICY, Family
 from autotune.search.ranges import Choice
-from autotune.search.space import POLICY, Family, SearchSpace
+from autotune.search.space import SearchSpace
 from xslim.errors import ConfigError
 from xslim.policy.document import parse_yaml
 from xslim.policy.preset import ModelSignature, load_preset

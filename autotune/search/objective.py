@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Self
 
@@ -20,6 +21,17 @@ OBJECTIVES = {
     "fid": False,
     "kid": False,
     "memory": False,  # bytes
+}
+# the worst value of each objective, minimised, for the hypervolume; fixed so that searches compare
+HYPERVOLUME_REFERENCE = {
+    "latency": 1.0,
+    "compute_fraction": 1.0,
+    "lpips": 0.25,
+    "psnr": -15.0,
+    "ssim": -0.5,
+    "fid": 100.0,
+    "kid": 1.0,
+    "memory": 2.0**40,
 }
 # metric -> larger is better; those that are no objectives may be bounded
 METRIC_NAMES = {
@@ -54,9 +66,25 @@ def tail_name(metric: str) -> str:
     return f"{metric}_p{LOWER_TAIL if METRIC_NAMES[metric] else UPPER_TAIL}"
 
 
+# qualities that follow the error of a picture, and so the error model
+UNPREDICTED = ("clip_score", "image_reward")  # of those that are paired
+PREDICTED = (*(name for name in PAIRED_NAMES if name not in UNPREDICTED), "fid", "cmmd")
+COSTS = ("latency", "compute_fraction", "memory")  # objectives that are no quality
+TINY = 1e-12
 SCALAR_NAMES = (*METRIC_NAMES, "speedup", *map(tail_name, PAIRED_NAMES))
 # scalar -> the metric it is of
 METRIC_OF = {**{name: name for name in SCALAR_NAMES}, **{tail_name(name): name for name in PAIRED_NAMES}}
+
+
+def log_metric(name: str, value: float) -> float:
+    """Logarithm of a metric as an error, smaller is better: of the squared error for PSNR, else of value.
+
+    Larger-is-better metrics, which end at 1 as SSIM does, are taken by what they lack.
+    """
+    metric = METRIC_OF[name]
+    if metric.startswith("psnr"):
+        return -value * math.log(10) / 10
+    return math.log(max(1.0 - value if METRIC_NAMES[metric] else value, TINY))
 
 
 class Bound(Document):

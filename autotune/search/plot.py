@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autotune.search.store import TrialRow
+from autotune.search.trial_row import TrialRow
 
 MUTED, ACCENT = "#9aa5b1", "#0b6e4f"  # readable for the colour-blind, and in grey
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from autotune.scoring.sampling import REFERENCE
 from autotune.search.error_model import Weighting
+from autotune.search.family import SCHEDULER, Family
 from autotune.search.ranges import Choice, FloatRange, IntRange
-from autotune.search.space import SCHEDULER, Family, SearchSpace
+from autotune.search.space import SearchSpace
 
 Point = tuple[str, dict[str, Any]]
 FULL, CRITICAL = "schedule.full_steps", "quantile.critical"

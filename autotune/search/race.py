@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from autotune.scoring.profile import Array
-from autotune.search.store import TrialRow
+from autotune.search.trial_row import TrialRow
 
 LEAST_CASES = 4  # pairs below which nothing is decided
 CONFIDENCE = 0.99  # that none of the members it is compared with is better by chance
@@ -24,7 +24,7 @@ def beaten(
 
     Args:
         compute_fraction: of the candidate.
-        errors: the candidate's, case by case, smaller is better (`screening.log_metric`).
+        errors: the candidate's, case by case, smaller is better (`objective.log_metric`).
         metric: whose errors they are.
         members: of the front, with the same errors of at least these cases.
     """

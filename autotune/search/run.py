@@ -35,11 +35,12 @@ from autotune.search.scorer import Scorer, check_measured, reference_sets
 from autotune.search.screening import Screen
 from autotune.search.space import SearchSpace
 from autotune.search.status import Status
-from autotune.search.store import RunFolder, TrialRow
+from autotune.search.store import RunFolder
 from autotune.search.study import SearchLoop
 from autotune.search.tracker import Tracker
 from autotune.search.tracking import close_tracker, open_tracker
 from autotune.search.trial_book import TrialBook, tell_untold
+from autotune.search.trial_row import TrialRow
 from autotune.search.warm_starts import warm_starts
 
 if TYPE_CHECKING:

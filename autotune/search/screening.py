@@ -7,7 +7,6 @@ proposed. Where the model does not rank well, it proposes nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +17,7 @@ from autotune.scoring.profile import Array
 from autotune.scoring.sampling import Sampling
 from autotune.search.error_model import Fit, Weighting, fit, log_error
 from autotune.search.identity import effective_key
-from autotune.search.objective import METRIC_NAMES, METRIC_OF, Bound
+from autotune.search.objective import COSTS, METRIC_OF, PREDICTED, TINY, Bound, log_metric
 from autotune.search.pareto import front, hypervolume
 from autotune.search.points import Point, budgets, variants
 from autotune.search.schedules import Scheduler
@@ -34,19 +33,6 @@ GRID = 0.25  # tilt and bend are rounded to it, so that schedules are computed o
 OPTIMISM = 0.5  # standard deviations by which a prediction is taken to be better than it is
 MOST_COMPUTE = 0.6  # share of the uncached MACs above which nothing is proposed: it saves too little
 MARGIN = 0.1  # of each objective's range, beyond the worst known value, for the reference of the volume
-COSTS = ("latency", "compute_fraction", "memory")  # objectives that are no quality
-TINY = 1e-12
-
-
-def log_metric(name: str, value: float) -> float:
-    """Logarithm of a metric as an error, smaller is better: of the squared error for PSNR, else of value.
-
-    Larger-is-better metrics up to 1, such as SSIM, are taken by what they lack.
-    """
-    metric = METRIC_OF[name]
-    if metric.startswith("psnr"):
-        return -value * math.log(10) / 10
-    return math.log(max(1.0 - value if METRIC_NAMES[metric] else value, TINY))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +85,7 @@ class Screen:
     def leading(self) -> str:
         """The quality that the weighting is fitted to: the first objective that is one, else a bound's."""
         named = [*self.objectives, *self.bounds]
-        return next((name for name in named if METRIC_OF.get(name, name) not in (*COSTS, "speedup")), "psnr")
+        return next((name for name in named if METRIC_OF.get(name, name) in PREDICTED), "psnr")
 
     @property
     def rank_correlation(self) -> float:
@@ -286,7 +272,7 @@ class Screen:
         sensitivity = self.scheduler.profile.sensitivity
         named = [self.leading, *(n for n in (*self.objectives, *self.bounds) if n != self.leading)]
         for name in named:
-            if METRIC_OF.get(name, name) in (*COSTS, "speedup"):
+            if METRIC_OF.get(name, name) not in PREDICTED:
                 continue
             logs = [log_metric(name, row[name]) for row in self._scalars]
             found = fit(self._products, logs, sensitivity)

@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from autotune.search.experiment import Experiment
 from autotune.search.objective import Bound, violations
-from autotune.search.store import TrialRow
+from autotune.search.trial_row import TrialRow
 
 FILE, VERSION = "status.json", 1
 BOUNDS = "bounds"  # what the experiment's own bounds are called beside its tiers

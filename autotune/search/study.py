@@ -19,35 +19,32 @@ from autotune.search.dispatch import POLL_S, Dispatcher, RunBrokenError, last_li
 from autotune.search.executor import TaskResult
 from autotune.search.experiment import Experiment
 from autotune.search.identity import effective_key
-from autotune.search.objective import METRIC_NAMES, METRIC_OF, violations
+from autotune.search.objective import (
+    HYPERVOLUME_REFERENCE,
+    METRIC_NAMES,
+    METRIC_OF,
+    PREDICTED,
+    violations,
+)
 from autotune.search.pareto import front, hypervolume, spread
 from autotune.search.parts import Job, cut
 from autotune.search.race import beaten
 from autotune.search.scorer import Scorer
 from autotune.search.screening import Screen
 from autotune.search.status import Trials, trials_so_far
-from autotune.search.store import RunFolder, TrialRow
+from autotune.search.store import RunFolder
 from autotune.search.tracker import Tracker
 from autotune.search.trial_book import TrialBook
+from autotune.search.trial_row import TrialRow
 from autotune.search.work import Asked, Work
 from xslim.policy.policy import Policy
 
 log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
 SAMPLED_EVERY = 4  # of the points without a source, every so many come from the sampler
+BURST = 4  # results at once, above which workers without a task come first
 NEIGHBOUR = "neighbour"  # source of a trial that looks around another
 GROWTH = 1e-3  # of the hypervolume, below which a trial counts as no progress
-# the worst value of each objective, minimised, for the hypervolume; fixed so that searches compare
-HYPERVOLUME_REFERENCE = {
-    "latency": 1.0,
-    "compute_fraction": 1.0,
-    "lpips": 0.25,
-    "psnr": -15.0,
-    "ssim": -0.5,
-    "fid": 100.0,
-    "kid": 1.0,
-    "memory": 2.0**40,
-}
 
 
 @dataclass
@@ -105,9 +102,10 @@ class SearchLoop:
             if self.stopped_by is not None:
                 break
             # one thing at a time: between two, the executor hands what waits to workers that became free
-            at_work = self._send_or_ask() or bool(self._results)
-            self._results.extend(self.dispatcher.wait(0.0 if at_work else POLL_S))
-            if self._results:
+            sent = self._send_or_ask()
+            self._results.extend(self.dispatcher.wait(0.0 if sent or self._results else POLL_S))
+            workers_first = sent and len(self._results) > BURST and self.dispatcher.starving
+            if self._results and not workers_first:
                 self._take(*self._results.popleft())
         self._finish_work()
 
@@ -258,7 +256,7 @@ class SearchLoop:
         else:  # the same work was timed before, or nothing is timed
             scalars |= self._timed.get(trace, {})
         named = (*self.experiment.objectives, *self.experiment.bounds)
-        return work.row(scalars, {METRIC_OF[name] for name in named})
+        return work.row(scalars, {METRIC_OF[name] for name in named} & set(PREDICTED))
 
     def _finish(self, asked: Asked, row: TrialRow) -> None:
         """Write, then tell, then show."""

@@ -14,7 +14,7 @@ from autotune.search.mirror import Mirror
 from autotune.search.objective import violations
 from autotune.search.optuna_study import ATTEMPT, RETRY_OF, counts, tell
 from autotune.search.space import SearchSpace
-from autotune.search.store import TrialRow
+from autotune.search.trial_row import TrialRow
 
 
 class TrialBook:

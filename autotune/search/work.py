@@ -10,9 +10,9 @@ import optuna
 
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.sampling import Sampling
+from autotune.search.objective import log_metric
 from autotune.search.parts import Job, joined
-from autotune.search.screening import log_metric
-from autotune.search.store import SAMPLER, TrialRow
+from autotune.search.trial_row import SAMPLER, TrialRow
 from xslim.policy.policy import Policy
 
 Asked = tuple[optuna.Trial, str, dict[str, Any]]

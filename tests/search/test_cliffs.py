@@ -12,8 +12,8 @@ import pytest
 from autotune.search.certify import candidates
 from autotune.search.cliffs import cliffs, surroundings
 from autotune.search.space import SearchSpace
-from autotune.search.store import TrialRow
 from autotune.search.study import SearchLoop
+from autotune.search.trial_row import TrialRow
 from tests.search.support import SPACE, Search
 
 

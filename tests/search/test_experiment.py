@@ -11,8 +11,10 @@ import pytest
 from autotune.scoring.case import make_cases
 from autotune.scoring.metrics import METRICS, Direction, Kind
 from autotune.search.experiment import Experiment, load_experiment
+from autotune.search.identity import effective_key
 from autotune.search.model import Model
 from autotune.search.objective import (
+    HYPERVOLUME_REFERENCE,
     METRIC_NAMES,
     METRIC_OF,
     OBJECTIVES,
@@ -24,7 +26,6 @@ from autotune.search.objective import (
 from autotune.search.prompts import read_prompts
 from autotune.search.run import model_spec
 from autotune.search.scorer import Scorer
-from autotune.search.study import HYPERVOLUME_REFERENCE, effective_key
 from tests.search.support import EXPERIMENT, FormulaFactory, merged, write_files
 from xslim.errors import ConfigError
 from xslim.policy.authors import author_policy, author_schedules

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from autotune.scoring.doubles import FormulaEvaluator
+from autotune.search.family import POLICY
 from autotune.search.given import GIVEN, published_rules, with_given
 from autotune.search.schedules import Scheduler
-from autotune.search.space import POLICY, SearchSpace
+from autotune.search.space import SearchSpace
 from tests.search.support import SPACE
 from xslim.errors import ConfigError
 from xslim.policy.policy import Pattern

@@ -15,8 +15,9 @@ import sqlalchemy
 from autotune.search.experiment import Experiment
 from autotune.search.optuna_study import recover
 from autotune.search.storage import PASSWORD, StudyLock, StudyLostError, check_url, open_storage
-from autotune.search.store import RunFolder, TrialRow
+from autotune.search.store import RunFolder
 from autotune.search.trial_book import TrialBook
+from autotune.search.trial_row import TrialRow
 from tests.search.postgres import Server, binaries, running
 from tests.search.support import EXPERIMENT, SPACE, merged
 from tests.search.test_samplers import TWO_FAMILIES, objectives

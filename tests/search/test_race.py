@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import ttest_rel
 
 from autotune.search.race import CONFIDENCE, LEAST_CASES, beaten
-from autotune.search.store import TrialRow
+from autotune.search.trial_row import TrialRow
 
 CASES = 8
 

@@ -11,12 +11,12 @@ import pytest
 from autotune.scoring.case import Case
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.search.error_model import MIN_TRIALS, Weighting, log_error
-from autotune.search.objective import Bound
+from autotune.search.objective import Bound, log_metric
 from autotune.search.pareto import front
 from autotune.search.points import Point, budgets, seeds
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer
-from autotune.search.screening import MOST_COMPUTE, TRUSTED, Candidate, Screen, log_metric
+from autotune.search.screening import MOST_COMPUTE, TRUSTED, Candidate, Screen
 from autotune.search.space import SearchSpace
 from tests.search.support import SPACE, merged
 from xslim.policy.policy import Policy
@@ -64,6 +64,21 @@ def screened(
 def axes(objectives: tuple[str, ...], row: Mapping[str, float]) -> list[float]:
     costs = ("latency", "compute_fraction", "memory")
     return [row[name] if name in costs else log_metric(name, row[name]) for name in objectives]
+
+
+@pytest.mark.parametrize(
+    ("objectives", "bounds", "leading"),
+    [
+        (("latency", "lpips"), {}, "lpips"),
+        (("latency", "kid"), {}, "psnr"),
+        (("latency", "kid", "fid"), {}, "fid"),
+        (("latency", "memory"), {"image_reward": Bound(min=0.5), "ssim_p5": Bound(min=0.9)}, "ssim_p5"),
+    ],
+)
+def test_only_what_follows_the_error_is_predicted(
+    scheduler: Scheduler, objectives: tuple[str, ...], bounds: dict[str, Bound], leading: str
+) -> None:
+    assert Screen(HELD, scheduler, objectives, bounds).leading == leading
 
 
 def test_metrics_are_logarithms_of_errors() -> None:

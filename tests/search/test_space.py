@@ -106,10 +106,15 @@ def test_warm_starts_are_points_of_the_space(path: Path, short: Scheduler) -> No
     for family, params in points:
         study.enqueue_trial(space.encode(family, params))
         assert space.sample(study.ask()) == (family, params)
-        policy, _ = screen.setting(family, params)
-        check_policy(policy, params, short)
-        assert policy == screen.candidate(family, params).policy
-        assert short.replay.run(policy).compute_fraction <= MOST_COMPUTE
+        policy, sampling = screen.setting(family, params)
+        candidate = screen.candidate(family, params)
+        if sampling.num_steps is None:
+            check_policy(policy, params, short)
+            assert short.replay.run(policy).compute_fraction == candidate.compute_fraction
+        else:
+            assert policy.num_steps == sampling.num_steps
+        assert (candidate.policy, candidate.sampling) == (policy, sampling)
+        assert candidate.compute_fraction <= MOST_COMPUTE
     assert len({screen.candidate(*point).key for point in points}) == 12
 
 

@@ -19,7 +19,8 @@ from autotune.search.status import (
     line,
     read_status,
 )
-from autotune.search.store import RunFolder, TrialRow
+from autotune.search.store import RunFolder
+from autotune.search.trial_row import TrialRow
 from tests.search.support import Search
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from autotune.search.experiment import Experiment
-from autotune.search.store import RunFolder, TrialRow
+from autotune.search.store import RunFolder
+from autotune.search.trial_row import TrialRow
 from tests.search.support import EXPERIMENT, SPACE, merged
 from xslim.errors import ConfigError
 
