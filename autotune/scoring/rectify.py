@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.scoring.residuals import record_residuals
+from autotune.scoring.sampling import sampling_of
 from xslim.errors import ConfigError
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Pattern, Policy
@@ -58,7 +59,8 @@ def fit_preset(model: ModelSpec, cases: Sequence[Case], preset: Preset, per_chan
     Raises:
         ConfigError: the preset is of another number of steps or no pattern, or there is one case only.
     """
-    if preset.model.num_steps != model.num_steps:
+    sampling = sampling_of(preset.provenance.get("sampling"))
+    if preset.model.num_steps != sampling.steps(model.num_steps):
         raise ConfigError(
             f"got a preset of {preset.model.num_steps} steps; the experiment has {model.num_steps}",
             key="--rectify",
@@ -69,7 +71,8 @@ def fit_preset(model: ModelSpec, cases: Sequence[Case], preset: Preset, per_chan
         )
     runner = PipelineRunner(model)
     half = len(cases) // 2
-    seen, unseen = (record(runner, part) for part in (cases[:half], cases[half:]))
+    with runner.sampled(sampling):
+        seen, unseen = (record(runner, part) for part in (cases[:half], cases[half:]))
     plain = preset.policy.model_copy(update={"corrector": None})
     policy = plain.model_copy(update={"corrector": fit_corrector(seen, plain, per_channel)})
     before, after = (float(prediction_error(unseen, p).mean()) for p in (plain, policy))
@@ -83,7 +86,7 @@ def record(runner: PipelineRunner, cases: Sequence[Case]) -> NDArray[np.float32]
     for batch in runner.batches(cases):
         with record_residuals(runner) as found:
             runner.draw(batch)
-        batches.append(found.by_step(runner.spec.num_steps).transpose(0, 1).numpy())
+        batches.append(found.by_step(runner.num_steps).transpose(0, 1).numpy())
     return np.concatenate(batches)
 
 

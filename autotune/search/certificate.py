@@ -117,7 +117,17 @@ def _request_keys(sampling: Sampling) -> tuple[str, ...]:
 
 
 def _check_request(preset: Preset, found: Experiment, where: str, sampling: Sampling) -> None:
-    """Refuse another request than the preset's: an override may have changed it."""
+    """Refuse another request than the preset's, or another reference: an override may have changed it."""
+    kept = preset.provenance.get("experiment")
+    model = kept.get("model") if isinstance(kept, Mapping) else None
+    reference = model.get("num_steps") if isinstance(model, Mapping) else None
+    if sampling.num_steps is not None and reference is not None and found.model.num_steps != reference:
+        raise ConfigError(
+            f"got {found.model.num_steps}; the preset was measured against {reference} uncached steps; "
+            "leave it out",
+            key="model.num_steps",
+            source=where,
+        )
     for key in _request_keys(sampling):
         own, given = getattr(preset.model, key), getattr(found.model, key)
         if own is not None and given != own:

@@ -12,7 +12,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.device_errors import broken_device, free_memory, out_of_memory
-from xslim.errors import XSlimError
+from xslim.errors import ConfigError, XSlimError
 from xslim.policy.policy import Policy
 from xslim.policy.preset import Preset
 
@@ -143,8 +143,13 @@ def _attempt(evaluator: Evaluator, task: Task) -> TaskResult:
             line = f"out of memory: {_line(error)}"
             fault = None if task.kind == "evaluate" else f"{line}; lower cases.batch, or set model.offload"
             return TaskResult(task, error=text, fault=fault, infeasible=line)
-        ours = isinstance(error, XSlimError) and not policys
+        ours = isinstance(error, XSlimError) and (not policys or _of_the_request(error))
         return TaskResult(task, error=text, fault=str(error) if ours else None)
+
+
+def _of_the_request(error: XSlimError) -> bool:
+    """Whether a candidate's scheduler cannot be used at all, which no other policy changes."""
+    return isinstance(error, ConfigError) and error.key.startswith("request.")
 
 
 def _value(evaluator: Evaluator, task: Task) -> Measurement | Profile | float:

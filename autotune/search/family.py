@@ -122,10 +122,11 @@ class Family(Document):
         if steps is None and sampling.num_steps is not None:
             return None
         if steps is not None:
-            wanted = sampling.steps(reference)
-            if wanted not in whole_numbers(steps):
+            allowed = set(steps.choices) if isinstance(steps, Choice) else set(whole_numbers(steps))
+            wanted = {sampling.steps(reference), sampling.num_steps} & allowed
+            if not wanted:
                 return None
-            params[STEPS] = Choice(choices=(wanted,))
+            params[STEPS] = Choice(choices=(wanted.pop(),))
         if schedulers is None and sampling.scheduler is not None:
             return None
         if isinstance(schedulers, Choice):

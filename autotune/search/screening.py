@@ -132,14 +132,17 @@ class Screen:
         """Schedules, thresholds and other numbers of steps that are worth a look.
 
         Args:
-            weightings: how steps weigh; other numbers of steps are looked at under the first one only.
+            weightings: how steps weigh; a family is looked at under all of them as the reference is sampled,
+                where it may be, and at other numbers of steps under the first one only.
         """
-        samplings = self.space.samplings(self.scheduler.profile.num_steps)
-        for i, sampling in enumerate(samplings):
-            part = self.space.at(sampling, self.scheduler.profile.num_steps)
-            yield from variants(part, weightings if i == 0 else weightings[:1])
-            if i == 0:
-                yield from budgets(part)
+        reference, seen = self.scheduler.profile.num_steps, set[str]()
+        for sampling in self.space.samplings(reference):
+            part = self.space.at(sampling, reference)
+            first = part.only(part.families.keys() - seen)
+            yield from variants(first, weightings)
+            yield from budgets(first)
+            yield from variants(part.only(seen), weightings[:1])
+            seen |= part.families.keys()
 
     def _at(self, sampling: Sampling) -> Scheduler:
         """The scheduler for the number of steps of a sampling."""

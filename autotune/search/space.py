@@ -7,7 +7,7 @@ policy and searched keys; which family a point belongs to is itself searched.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, Protocol
 
 from pydantic import Field, model_validator
@@ -91,6 +91,11 @@ class SearchSpace(Document):
         """
         found = {name: family.at(sampling, reference) for name, family in self.families.items()}
         return self.model_copy(update={"families": {k: f for k, f in found.items() if f is not None}})
+
+    def only(self, names: Set[str]) -> SearchSpace:
+        """Return the space with these families only."""
+        found = {name: family for name, family in self.families.items() if name in names}
+        return self.model_copy(update={"families": found})
 
     def samplings(self, reference: int) -> list[Sampling]:
         """Return ways to sample with the pipeline's own scheduler: the reference's and a spread of steps.

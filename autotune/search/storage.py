@@ -113,14 +113,14 @@ class StudyLock:
                 source=_source(str(self._storage.url)),
             )
 
-    def check(self) -> None:
-        """Make sure that the lock is still ours; take it again after a restart of the server.
+    def check(self) -> bool:
+        """Make sure that the lock is still ours; take it again after a restart of the server, and say so.
 
         Raises:
             StudyLostError: it is not, or the server does not answer.
         """
         if self._connection is None:
-            return
+            return False
         import sqlalchemy
 
         try:
@@ -133,6 +133,8 @@ class StudyLock:
                 raise StudyLostError(f"the storage does not answer: {_reason(error)}") from None
             if not held:
                 raise StudyLostError(f"another search has taken the study {self._study!r}") from None
+            return True
+        return False
 
     def release(self) -> None:
         """Give the lock back."""

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SUMMARY_VERSION = 1  # of summary.json
-ROW_VERSION = 1  # of a line of results.jsonl
+ROW_VERSION = 2  # of a line of results.jsonl; 2 has `sampling`, and lines without it are of 1
 MANIFEST = "manifest.json"
 RESULTS = "results.jsonl"
 SEARCH = "search"  # user attribute of a study: whose it is
@@ -144,14 +144,13 @@ class RunFolder:
             self._storage.engine.dispose()
             self._storage = None
 
-    def check_study(self) -> None:
-        """Make sure that the study is still ours.
+    def check_study(self) -> bool:
+        """Make sure that the study is still ours; whether its lock had to be taken again.
 
         Raises:
             StudyLostError: it is not.
         """
-        if self._study_lock is not None:
-            self._study_lock.check()
+        return self._study_lock is not None and self._study_lock.check()
 
     def _check_study(self, study: optuna.Study, url: str | None, name: str) -> None:
         search = Manifest.read(self.path / MANIFEST).search
@@ -195,9 +194,13 @@ class RunFolder:
 
     def append(self, row: TrialRow) -> None:
         """Append a result with a checksum, and wait until it is on the disk; it is written whole or not."""
-        text = json.dumps(asdict(row), sort_keys=True)
+        data, version = asdict(row), ROW_VERSION
+        if not row.sampling:
+            del data["sampling"]
+            version = 1
+        text = json.dumps(data, sort_keys=True)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        line = json.dumps({"version": ROW_VERSION, "row": text, "sha256": digest}).encode() + b"\n"
+        line = json.dumps({"version": version, "row": text, "sha256": digest}).encode() + b"\n"
         with (self.path / RESULTS).open("ab+", buffering=0) as file:
             end = file.seek(0, os.SEEK_END)
             if end:
@@ -237,7 +240,7 @@ def _row(line: bytes, source: str) -> TrialRow | None:
         text = str(entry["row"])
         if hashlib.sha256(text.encode()).hexdigest() != entry["sha256"]:
             return None
-        version, data = entry.get("version", ROW_VERSION), json.loads(text)
+        version, data = entry.get("version", 1), json.loads(text)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     try:

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +43,6 @@ from xslim.policy.policy import Policy
 log = logging.getLogger(__name__)
 FAILURES_IN_A_ROW = 3
 SAMPLED_EVERY = 4  # of the points without a source, every so many come from the sampler
-BURST = 4  # results at once, above which workers without a task come first
 NEIGHBOUR = "neighbour"  # source of a trial that looks around another
 GROWTH = 1e-3  # of the hypervolume, below which a trial counts as no progress
 
@@ -94,6 +94,13 @@ class SearchLoop:
         Raises:
             RunBrokenError: three candidates in a row failed.
         """
+        try:
+            self._run()
+        except BaseException:
+            self._keep_results()
+            raise
+
+    def _run(self) -> None:
         started = time.monotonic()
         if self.rows:  # a driver that died after writing it may not have shown it
             self._show(self.rows[-1], self.book.attempt(self.rows[-1].trial))
@@ -104,8 +111,7 @@ class SearchLoop:
             # one thing at a time: between two, the executor hands what waits to workers that became free
             sent = self._send_or_ask()
             self._results.extend(self.dispatcher.wait(0.0 if sent or self._results else POLL_S))
-            workers_first = sent and len(self._results) > BURST and self.dispatcher.starving
-            if self._results and not workers_first:
+            if self._results:
                 self._take(*self._results.popleft())
         self._finish_work()
 
@@ -210,7 +216,10 @@ class SearchLoop:
                 self.book.queue(family, params, {"source": NEIGHBOUR, "neighbour_of": best[i].trial})
 
     def _send(self, key: str, index: int) -> None:
-        part, timed = self._work[key].parts[index], frozenset(self._timed)
+        work = self._work.get(key)
+        if work is None:  # another part of it failed
+            return
+        part, timed = work.parts[index], frozenset(self._timed)
         self.dispatcher.submit(
             "evaluate", part.cases, (key, index), part.policy, part.rounds, timed, part.sampling
         )
@@ -304,6 +313,17 @@ class SearchLoop:
         self._failures += 1
         if self._failures >= FAILURES_IN_A_ROW:
             raise RunBrokenError(f"{FAILURES_IN_A_ROW} trials in a row failed: {last_line(result.error)}")
+
+    def _keep_results(self) -> None:
+        """Write the rows of candidates whose last result is in; a resumed search tells them."""
+        with suppress(OSError):  # such as a full disk, which has ended the search
+            for (key, index), result in self._results:
+                work = self._work.get(key)
+                if work is None or not isinstance(result.value, Measurement):
+                    continue
+                work.found[index] = result.value
+                if work.whole:
+                    self.folder.append(self._row(work))
 
     def _finish_work(self) -> None:
         """Take what is in flight; candidates that are not whole then are asked again by a resumed search."""

@@ -14,6 +14,7 @@ from autotune.search.mirror import Mirror
 from autotune.search.objective import violations
 from autotune.search.optuna_study import ATTEMPT, RETRY_OF, counts, tell
 from autotune.search.space import SearchSpace
+from autotune.search.storage import StudyLostError
 from autotune.search.trial_row import TrialRow
 
 
@@ -29,7 +30,8 @@ class TrialBook:
         space: what is searched.
         sampler: a name of `SAMPLERS`.
         seed: the search's.
-        check: called before each ask; raises when the study is no longer ours.
+        check: called before each ask; raises when the study is no longer ours, and is true when it was not
+            for a moment.
     """
 
     def __init__(
@@ -38,7 +40,7 @@ class TrialBook:
         space: SearchSpace,
         sampler: str,
         seed: int,
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[], bool] = lambda: False,
     ) -> None:
         self._study, self._space, self._check = study, space, check
         self._mirror = Mirror(space, study.directions, sampler, seed)
@@ -97,7 +99,8 @@ class TrialBook:
         Raises:
             StudyLostError: another driver has the study.
         """
-        self._check()
+        if self._check() and len(self._study.get_trials(deepcopy=False)) != len(self._places):
+            raise StudyLostError("another search has written to the study meanwhile; resume this one")
         if self._waiting:
             number, trial_id = self._waiting.popleft()
             self._study._storage.set_trial_state_values(trial_id, state=TrialState.RUNNING)

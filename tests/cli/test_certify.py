@@ -314,6 +314,9 @@ def test_a_preset_with_steps_of_its_own_is_measured_against_the_reference(
     assert sampled == [STEPS // 2, None], "the preset, and the uncached reference"
     assert json.loads(result.out)["holdout"]["compute_fraction"]["value"] == pytest.approx(1.02 / 4)
     assert "sampling  6 steps, unlike the reference" in autotune("show", path).out
+    easier = autotune("certify", path, "--out", tmp_path / "out3", "--set", f"model.num_steps={STEPS // 2}")
+    assert easier.status == 2
+    assert f"the preset was measured against {STEPS} uncached steps; leave it out" in easier.one_line()
     wrong = make(model=half, provenance={**told, "sampling": {"num_steps": 1}})
     result = autotune("certify", wrong, "--out", tmp_path / "out2")
     assert result.status == 2

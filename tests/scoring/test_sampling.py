@@ -9,10 +9,14 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 import xslim
 from autotune.scoring.case import Case
+from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.evaluator import PipelineEvaluator
+from autotune.scoring.measurement import Measurement
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.pipeline.schedulers import build_scheduler, check_choices
+from autotune.scoring.rectify import fit_preset
 from autotune.scoring.sampling import REFERENCE, Sampling, SchedulerChoice, sampling_of
+from autotune.search.executor import Task, perform
 from tests.scoring.conftest import CASES, HALF, MODEL, SPEC, STEPS
 from xslim.errors import ConfigError, RequestMismatchError
 from xslim.policy.policy import Policy
@@ -140,6 +144,10 @@ def test_settings_of_a_scheduler_are_taken_over_but_for_the_chosen_ones() -> Non
         ({"name": "HeunDiscreteScheduler"}, "cannot take the place"),  # calls the model twice a step
         ({"name": "FlowMatchEulerDiscreteScheduler"}, "cannot take the place"),
         ({"name": "DDIMScheduler", "config": {"beta_stop": 1}}, "no such setting; did you mean 'beta_start'"),
+        (
+            {"name": "DDIMScheduler", "config": {"beta_schedule": "none"}},
+            "DDIMScheduler with .* be made",
+        ),
     ],
 )
 def test_what_cannot_take_the_place_is_refused_before_anything_is_loaded(
@@ -152,6 +160,38 @@ def test_what_cannot_take_the_place_is_refused_before_anything_is_loaded(
     with pytest.raises(ConfigError, match=says), PipelineRunner(SPEC).sampled(Sampling(scheduler=choice)):
         pass
     check_choices("black-forest-labs/FLUX.1-dev", [("key", choice)], "space.yaml")  # known once it is loaded
+
+
+def test_a_scheduler_with_steps_of_its_own_is_refused(runner: PipelineRunner) -> None:
+    pndm = SchedulerChoice(name="PNDMScheduler", config={"skip_prk_steps": True})
+    with pytest.raises(ConfigError, match=r"s: k: got PNDMScheduler, which takes 21 steps where 20"):
+        check_choices(MODEL, [("k", pndm)], "s")
+    drawing = runner.sampled(Sampling(scheduler=pndm))
+    with pytest.raises(ConfigError, match=r"takes 7 steps where 6 are asked for"), drawing:
+        runner.draw(CASES[:1])
+    with pytest.raises(ConfigError, match="the pipeline's own scheduler; write null"):
+        check_choices(MODEL, [("k", SchedulerChoice(name="DDIMScheduler"))], "s")
+    task = Task(0, "evaluate", CASES[:1], HALF, 0, sampling=Sampling(scheduler=pndm))
+    result = perform(Unfit(), task)
+    assert "request.scheduler" in str(result.fault), "no other policy changes it: the search ends at once"
+
+
+class Unfit(FormulaEvaluator):
+    """Refuses as a runner does."""
+
+    def evaluate(self, *args: object, **kwargs: object) -> Measurement:
+        raise ConfigError("takes 7 steps", key="request.scheduler")
+
+
+def test_a_corrector_is_fitted_as_the_preset_is_sampled(runner: PipelineRunner) -> None:
+    usual = describe_model("dit", runner.pipe.transformer, None, 3, None)
+    told = {"sampling": {"num_steps": 3}}
+    preset = Preset(name="three", model=usual, policy=Policy.from_pattern("F.F"), provenance=told)
+    rectified = fit_preset(SPEC, CASES[:2], preset, per_channel=False).preset
+    assert rectified.policy.corrector is not None
+    bare = preset.model_copy(update={"provenance": {}})
+    with pytest.raises(ConfigError, match="a preset of 3 steps; the experiment has 6"):
+        fit_preset(SPEC, CASES[:2], bare, per_channel=False)
 
 
 def test_a_batch_of_another_sampling_leaves_the_references_alone(evaluator: PipelineEvaluator) -> None:

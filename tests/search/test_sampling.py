@@ -80,6 +80,25 @@ def test_a_space_is_held_at_a_sampling() -> None:
     assert (key, chosen.name) == ("families.pattern.params.request.scheduler.choices.1", SOLVER)
 
 
+@pytest.mark.parametrize(
+    ("searched", "first", "others"),
+    [
+        ({"type": "int", "low": 5, "high": 9}, 5, {6, 8, 9}),  # the reference's 12 are no choice
+        ({"type": "categorical", "choices": [None, 6]}, None, {6}),
+        ({"type": "categorical", "choices": [6, 12]}, 12, {6}),
+    ],
+)
+def test_every_family_is_looked_at_in_full_at_one_number_of_steps(
+    searched: dict[str, Any], first: int | None, others: set[int]
+) -> None:
+    params = {**PATTERN["params"], "request.num_steps": searched}
+    space = SearchSpace.parse(merged(SPACE, {"families.pattern": {**PATTERN, "params": params}}))
+    found = [p for family, p in screen_of(space).points() if family == "pattern"]
+    assert {p["request.num_steps"] for p in found} == {first} | others
+    assert {p["request.num_steps"] for p in found if p["schedule.refreshes"]} == {first}
+    assert len(warm_starts(screen_of(space), 12)) == 12
+
+
 def test_seeds_are_sampled_as_the_reference_unless_they_say_otherwise() -> None:
     given_seeds = [{"schedule.full_steps": 4}, {"request.num_steps": 6}]
     data = merged(DATA, {"families.pattern": {**DATA["families"]["pattern"], "seeds": given_seeds}})

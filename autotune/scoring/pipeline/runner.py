@@ -40,6 +40,7 @@ class PipelineRunner:
         self.pipe, self.device = load(spec)
         self.num_steps = spec.num_steps
         self._plan = RequestPlan(spec, self.pipe)
+        self._own = self.pipe.scheduler
         self._schedulers: dict[str, Any] = {}
 
     @property
@@ -56,6 +57,7 @@ class PipelineRunner:
         arguments = self._plan.arguments(cases, self.num_steps)
         with _last_latents(self.pipe.scheduler) as seen:
             result = self.pipe(**arguments)
+        self._check_steps()
         images = next((getattr(result, name) for name in OUTPUTS if hasattr(result, name)), None)
         if not isinstance(images, Tensor) or not seen:
             raise ConfigError(
@@ -85,6 +87,17 @@ class PipelineRunner:
             yield
         finally:
             self.pipe.scheduler, self.num_steps = own, steps
+
+    def _check_steps(self) -> None:
+        """Compute and presets of another sampling speak of the steps that are asked for."""
+        taken = len(self.pipe.scheduler.timesteps)
+        usual = self.pipe.scheduler is self._own and self.num_steps == self.spec.num_steps
+        if taken != self.num_steps and not usual:
+            raise ConfigError(
+                f"got {type(self.pipe.scheduler).__name__}, which takes {taken} steps where "
+                f"{self.num_steps} are asked for; choose another",
+                key="request.scheduler",
+            )
 
     def _check_size(self, images: Tensor) -> None:
         height, width = images.shape[-2:]

@@ -13,6 +13,7 @@ from xslim.errors import ConfigError
 from xslim.policy.document import suggest
 
 KEY = "request.scheduler"
+STEPS = 20  # at which a scheduler is tried
 
 
 def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
@@ -21,7 +22,12 @@ def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
     Raises:
         ConfigError: as `scheduler_class`.
     """
-    return scheduler_class(type(own), chosen).from_config(own.config, **chosen.config)
+    found = scheduler_class(type(own), chosen)
+    try:
+        return found.from_config(own.config, **chosen.config)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{chosen} cannot be made: {problem}", key=KEY) from None
 
 
 def scheduler_class(own: Any, chosen: SchedulerChoice) -> Any:
@@ -70,20 +76,40 @@ def check_choices(path: str, choices: Sequence[tuple[str, SchedulerChoice]], sou
     for key, chosen in choices:
         try:
             scheduler_class(own, chosen)
+            if chosen.name == own.__name__ and not chosen.config:
+                raise ConfigError("got the pipeline's own scheduler; write null for it")
+            _check_steps(build_scheduler(own.from_config(_config(path)), chosen), chosen)
         except ConfigError as error:
             raise ConfigError(error.problem, key=key, source=source) from None
+
+
+def _check_steps(built: Any, chosen: SchedulerChoice) -> None:
+    """Refuse a scheduler that takes another number of steps than it is asked for, as PNDM does."""
+    try:
+        built.set_timesteps(STEPS)
+    except (TypeError, ValueError):  # some need more than a number of steps, which the pipeline gives
+        return
+    if len(built.timesteps) != STEPS:
+        raise ConfigError(
+            f"got {chosen.name}, which takes {len(built.timesteps)} steps where {STEPS} are asked for; "
+            "choose another"
+        )
 
 
 def _own_class(path: str) -> Any | None:
     """The scheduler class of a local diffusers folder; None where only loading it tells."""
     import diffusers
 
-    config = Path(path) / "scheduler" / "scheduler_config.json"
+    return getattr(diffusers, str(_config(path).get("_class_name")), None)
+
+
+def _config(path: str) -> dict[str, Any]:
+    """The scheduler's config of a local folder; empty where there is none."""
     try:
-        name = json.loads(config.read_text())["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return getattr(diffusers, str(name), None)
+        found = json.loads((Path(path) / "scheduler" / "scheduler_config.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _order(found: Any) -> int | None:
