@@ -21,7 +21,6 @@ POLL_S = 1.0
 # tasks queued beyond the slots, as a share of them: who is free gets one at once, while the driver tells and
 # asks. One worker gets none, so that its search stays sequential and repeatable.
 AHEAD = 0.25
-MANY, FAR_AHEAD = 32, 0.5  # so many workers finish faster than the driver asks
 
 
 class Dispatcher:
@@ -36,8 +35,7 @@ class Dispatcher:
     def free(self) -> int:
         """Tasks worth submitting: those that would start at once, and a few that then wait."""
         slots = self._executor.slots
-        share = AHEAD if slots <= MANY else FAR_AHEAD
-        return max(0, slots + int(share * slots) - len(self._flying))
+        return max(0, slots + int(AHEAD * slots) - len(self._flying))
 
     @property
     def flying(self) -> int:

@@ -108,7 +108,7 @@ def test_a_result_of_an_attempt_given_up_is_dropped() -> None:
 
 @pytest.mark.parametrize(
     ("slots", "flying", "free"),
-    [(1, 0, 1), (1, 1, 0), (3, 3, 0), (4, 4, 1), (32, 0, 40), (64, 0, 96), (64, 95, 1)],
+    [(1, 0, 1), (1, 1, 0), (3, 3, 0), (4, 4, 1), (64, 0, 80), (64, 79, 1)],
 )
 def test_asks_go_ahead_of_many_workers_and_not_of_one(slots: int, flying: int, free: int) -> None:
     executor = LateExecutor()
