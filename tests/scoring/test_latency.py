@@ -61,9 +61,9 @@ def test_pairs_are_drawn_a_b_b_a(runner: PipelineRunner, monkeypatch: pytest.Mon
     drawn: list[tuple[int, tuple[Case, ...]]] = []
     draw = PipelineRunner.draw
 
-    def counted(self: PipelineRunner, cases: tuple[Case, ...], num_steps: int | None = None) -> Drawn:
+    def counted(self: PipelineRunner, cases: tuple[Case, ...]) -> Drawn:
         drawn.append((len(attached), tuple(cases)))
-        return draw(self, cases, num_steps)
+        return draw(self, cases)
 
     monkeypatch.setattr(PipelineRunner, "draw", counted)
     latency = paired(runner, CASES, HALF, 2, 0.03)
