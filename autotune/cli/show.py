@@ -14,7 +14,7 @@ import typer
 
 from autotune.cli.common import Json
 from autotune.cli.unfinished import Unfinished, unfinished
-from autotune.scoring.sampling import REFERENCE, sampling_of
+from autotune.scoring.sampling import REFERENCE, preset_sampling
 from autotune.search.status import FILE as STATUS
 from autotune.search.status import read_status
 from autotune.search.store import SUMMARY_VERSION
@@ -183,7 +183,7 @@ def print_preset(preset: Preset) -> None:
     typer.echo(
         f"  model     {model.family} {model.transformer}, {model.num_steps} steps, {size}, {model.dtype}"
     )
-    sampling = sampling_of(preset.provenance.get("sampling"))
+    sampling = preset_sampling(preset)
     if sampling != REFERENCE:
         typer.echo(f"  sampling  {sampling}, unlike the reference it was measured against")
     typer.echo(f"  policy    {describe(preset)}")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.scoring.residuals import record_residuals
-from autotune.scoring.sampling import sampling_of
+from autotune.scoring.sampling import preset_sampling
 from xslim.errors import ConfigError
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import Pattern, Policy
@@ -59,7 +59,7 @@ def fit_preset(model: ModelSpec, cases: Sequence[Case], preset: Preset, per_chan
     Raises:
         ConfigError: the preset is of another number of steps or no pattern, or there is one case only.
     """
-    sampling = sampling_of(preset.provenance.get("sampling"))
+    sampling = preset_sampling(preset)
     if preset.model.num_steps != sampling.steps(model.num_steps):
         raise ConfigError(
             f"got a preset of {preset.model.num_steps} steps; the experiment has {model.num_steps}",

@@ -7,7 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
+from xslim.errors import ConfigError
 from xslim.policy.document import Document
+from xslim.policy.preset import Preset
 
 
 class SchedulerChoice(Document):
@@ -63,6 +65,19 @@ class Sampling(Document):
 REFERENCE = Sampling()
 
 
-def sampling_of(data: Mapping[str, Any] | None) -> Sampling:
+def sampling_of(data: Mapping[str, Any]) -> Sampling:
     """Read what `to_data` gave; nothing is the reference configuration."""
     return Sampling.parse(data) if data else REFERENCE
+
+
+def preset_sampling(preset: Preset) -> Sampling:
+    """How a preset is sampled, by its provenance.
+
+    Raises:
+        ConfigError: the provenance is at fault.
+    """
+    told: Any = preset.provenance.get("sampling", {})
+    try:
+        return sampling_of(told)
+    except ConfigError as error:
+        raise error.at(key=f"provenance.sampling.{error.key}") from None

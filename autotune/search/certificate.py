@@ -12,7 +12,7 @@ from typing import Any
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
-from autotune.scoring.sampling import REFERENCE, Sampling
+from autotune.scoring.sampling import Sampling, preset_sampling
 from autotune.search.certify import evidence, measuring_context, with_intervals
 from autotune.search.dispatch import Dispatcher, RunBrokenError
 from autotune.search.draining import stop_on_signals
@@ -80,7 +80,10 @@ def plan_certification(
     preset = load_preset(source)
     data, where = _recipe(preset, source, experiment)
     request = preset.model
-    sampling = _sampling(preset, source)
+    try:
+        sampling = preset_sampling(preset)
+    except ConfigError as error:
+        raise error.at(source=source) from None
     wanted = {key: getattr(request, key) for key in _request_keys(sampling)} | {"path": model}
     section = data.get("model")
     known = dict(section) if isinstance(section, Mapping) else {}
@@ -100,15 +103,6 @@ def plan_certification(
     plan = CertificationPlan(preset, source, found, sampling, _bounds(preset, source))
     _check_measure(plan)
     return plan
-
-
-def _sampling(preset: Preset, source: str) -> Sampling:
-    """How the preset is sampled, by its provenance."""
-    told = preset.provenance.get("sampling")
-    try:
-        return Sampling.parse(told) if told else REFERENCE
-    except ConfigError as error:
-        raise error.at(key=f"provenance.sampling.{error.key}", source=source) from None
 
 
 def _request_keys(sampling: Sampling) -> tuple[str, ...]:

@@ -122,11 +122,12 @@ class Family(Document):
         if steps is None and sampling.num_steps is not None:
             return None
         if steps is not None:
-            allowed = set(steps.choices) if isinstance(steps, Choice) else set(whole_numbers(steps))
-            wanted = {sampling.steps(reference), sampling.num_steps} & allowed
-            if not wanted:
+            allowed = steps.choices if isinstance(steps, Choice) else whole_numbers(steps)
+            # the reference's number may stand as itself or as null
+            fitting = [n for n in (sampling.steps(reference), sampling.num_steps) if n in allowed]
+            if not fitting:
                 return None
-            params[STEPS] = Choice(choices=(wanted.pop(),))
+            params[STEPS] = Choice(choices=(fitting[0],))
         if schedulers is None and sampling.scheduler is not None:
             return None
         if isinstance(schedulers, Choice):

@@ -14,6 +14,11 @@ from xslim.policy.document import Document
 SPREAD = 4  # values that stand for a range of whole numbers
 
 
+def _check_ends(low: float, high: float, log: bool) -> None:
+    if low > high or (log and low <= 0):
+        raise ConfigError(f"low {low:g}, high {high:g}: low <= high, and above 0 with log", key="low")
+
+
 class FloatRange(Document):
     """A float between low and high."""
 
@@ -24,10 +29,7 @@ class FloatRange(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.low > self.high or (self.log and self.low <= 0):
-            raise ConfigError(
-                f"low {self.low:g}, high {self.high:g}: low <= high, and above 0 with log", key="low"
-            )
+        _check_ends(self.low, self.high, self.log)
         return self
 
 
@@ -41,10 +43,7 @@ class IntRange(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.low > self.high or (self.log and self.low <= 0):
-            raise ConfigError(
-                f"low {self.low}, high {self.high}: low <= high, and above 0 with log", key="low"
-            )
+        _check_ends(self.low, self.high, self.log)
         return self
 
 

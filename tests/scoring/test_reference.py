@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -39,7 +39,7 @@ class CountedRunner(PipelineRunner):
         self.drawn = 0
         self.delay_s = 0.0
 
-    def draw(self, cases: tuple[Case, ...]) -> Drawn:  # type: ignore[override]
+    def draw(self, cases: Sequence[Case]) -> Drawn:
         self.drawn += 1
         time.sleep(self.delay_s)
         return super().draw(cases)

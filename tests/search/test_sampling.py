@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from autotune.scoring.case import Case
 from autotune.scoring.doubles import FormulaEvaluator
-from autotune.scoring.sampling import REFERENCE, Sampling, SchedulerChoice, sampling_of
+from autotune.scoring.sampling import REFERENCE, Sampling, SchedulerChoice, preset_sampling, sampling_of
 from autotune.search.identity import effective_key
 from autotune.search.parts import Job, PartStore
 from autotune.search.points import budgets, seeds
@@ -86,6 +86,7 @@ def test_a_space_is_held_at_a_sampling() -> None:
         ({"type": "int", "low": 5, "high": 9}, 5, {6, 8, 9}),  # the reference's 12 are no choice
         ({"type": "categorical", "choices": [None, 6]}, None, {6}),
         ({"type": "categorical", "choices": [6, 12]}, 12, {6}),
+        ({"type": "categorical", "choices": [None, 12, 6]}, 12, {6}),  # the same one in every process
     ],
 )
 def test_every_family_is_looked_at_in_full_at_one_number_of_steps(
@@ -190,7 +191,7 @@ def test_a_search_over_steps_and_schedulers_ends_in_presets_of_their_own(tmp_pat
     others = 0
     for member in outcome.summary["front"]:
         preset = load_preset(tmp_path / member["preset"])
-        sampling = sampling_of(preset.provenance.get("sampling"))
+        sampling = preset_sampling(preset)
         assert preset.model.num_steps == sampling.steps(STEPS) == len(member["actions"])
         others += sampling != REFERENCE
     assert others, "a number of steps between those is on the front"

@@ -25,7 +25,7 @@ def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
     found = scheduler_class(type(own), chosen)
     try:
         return found.from_config(own.config, **chosen.config)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError, NotImplementedError) as error:  # what diffusers raises of a bad setting
         problem = " ".join(str(error).split())
         raise ConfigError(f"{chosen} cannot be made: {problem}", key=KEY) from None
 
