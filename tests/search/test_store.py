@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import signal
 import subprocess
@@ -90,6 +91,16 @@ def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     for row in rows:
         folder.append(row)
     assert RunFolder(tmp_path).rows() == rows
+
+
+def test_a_row_without_a_sampling_is_one_of_the_first_version(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.append(ROW)
+    folder.append(replace(ROW, trial=4, sampling={"num_steps": 6}))
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert [line["version"] for line in lines] == [1, 2]
+    assert ["sampling" in json.loads(line["row"]) for line in lines] == [False, True]
+    assert [found.sampling for found in folder.rows()] == [{}, {"num_steps": 6}]
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
