@@ -1,0 +1,1 @@
+"""Every method of the field beside ours, on the same cases in one run."""

@@ -1,0 +1,135 @@
+"""Recipe: one method of the field as a YAML file: its source, its settings and the knob that is swept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from autotune.scoring.sampling import Sampling
+from xslim.errors import ConfigError
+from xslim.policy.document import Document
+
+SCHEMA_VERSION = 1
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)*$", max_length=60)]
+
+
+class Peer(Document):
+    """Another library's cache, run live in a process of its own.
+
+    Attributes:
+        library: whose.
+        config: what of it, such as `FirstBlockCacheConfig` of diffusers.
+        arguments: of that configuration.
+    """
+
+    library: Literal["diffusers", "cache-dit"]
+    config: Annotated[str, Field(min_length=1)]
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Sweep(Document):
+    """The method's own knob.
+
+    Attributes:
+        key: dotted key of the recipe, such as `policy.controller.critical` or `settings.share`.
+        values: from the best quality to the highest speed, over the published range.
+    """
+
+    key: Annotated[str, Field(min_length=1)]
+    values: Annotated[tuple[Any, ...], Field(strict=False, min_length=1, max_length=1000)]
+
+    def points(self, count: int) -> tuple[Any, ...]:
+        """Return so many values, evenly taken, first and last among them."""
+        if count >= len(self.values):
+            return self.values
+        last = len(self.values) - 1
+        chosen = [round(i * last / max(1, count - 1)) for i in range(count)]
+        return tuple(self.values[i] for i in chosen)
+
+
+class Recipe(Document):
+    """A method.
+
+    Attributes:
+        method: its name in tables and in `comparison.json`.
+        title: how its authors call it.
+        source: arXiv id or project.
+        published: the settings that its source recommends.
+        differs: what is not as in the source, and why.
+        make: how points become policies: `policy` takes the recipe's own, the others compute one from the
+            profile, see `autotune.compare.makers`.
+        settings: of the maker.
+        policy: keys of a policy, for the maker to complete.
+        sampling: `num_steps` and `scheduler`, where they are not the reference's.
+        peer: another library's cache, instead of a policy.
+        sweep: the knob.
+        families: model families that it applies to; empty for all.
+        by_family: model family -> recipe keys that differ there.
+    """
+
+    schema_version: Annotated[int, Field(ge=1, le=SCHEMA_VERSION)] = SCHEMA_VERSION
+    method: Name
+    title: Annotated[str, Field(min_length=1)]
+    source: Annotated[str, Field(min_length=1)]
+    published: str = ""
+    differs: str = ""
+    make: str = "policy"
+    settings: dict[str, Any] = Field(default_factory=dict)
+    policy: dict[str, Any] | None = None
+    sampling: Sampling = Sampling()
+    peer: Peer | None = None
+    sweep: Sweep
+    families: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    by_family: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for value in self.sweep.values:
+            self.at(value)
+        return self
+
+    def at(self, value: Any) -> Recipe:
+        """Return the recipe with its knob at a value; it has that one point only.
+
+        Raises:
+            ConfigError: the knob is no key of the recipe, or does not take the value.
+        """
+        data = {**super().to_data(), "sweep": {"key": self.sweep.key, "values": [value]}}
+        *parents, last = self.sweep.key.split(".")
+        at = data
+        for name in parents:
+            child = at.get(name)
+            if not isinstance(child, Mapping):
+                raise ConfigError(f"got {self.sweep.key!r}, which the recipe does not have", key="sweep.key")
+            at[name] = dict(child)
+            at = at[name]
+        if at.get(last) == value:
+            return self
+        at[last] = value
+        return Recipe.parse(data)
+
+    def of_family(self, family: str) -> Recipe:
+        """Return the recipe as it is for a family of models."""
+        changes = self.by_family.get(family)
+        if not changes:
+            return self
+        data = _merged(super().to_data(), changes)
+        data["by_family"] = {}
+        return Recipe.parse(data)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The knob and its value, of a recipe with one point."""
+        return {self.sweep.key.rpartition(".")[2]: self.sweep.values[0]}
+
+
+def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested keys of one mapping over those of another; lists are taken whole."""
+    found = dict(data)
+    for key, value in changes.items():
+        under = found.get(key)
+        nested = isinstance(value, Mapping) and isinstance(under, Mapping)
+        found[key] = _merged(under, value) if nested else value
+    return found
