@@ -28,12 +28,13 @@ from simulated import EXPERIMENT, SimulatedFactory, Watched, descendants, memory
 from autotune.search.executor import LocalExecutor
 from autotune.search.process_state import environment
 from autotune.search.ray_executor import RayExecutor
+from autotune.search.store import RESULTS
 
 RESULT = Path(__file__).resolve().parent / "results" / "search_scaling.json"
 MARKS = (100, 250, 500, 1000, 1500, 2000)  # trials at which the driver is looked at
 MOST = 100_000  # trials, which no search here reaches
 KEY = ("part", "nodes", "workers", "at")
-WINDOW = 50  # trials before a mark, whose mean time is taken
+WINDOW = 50  # measured trials before a mark, over which the mean time of an ask and a tell is taken
 
 
 def scaling(workers: int, seconds: float, rounds: int, address: str | None = None) -> dict[str, Any]:
@@ -92,30 +93,34 @@ def nodes(count: int, workers: int) -> Iterator[str]:
 def driver(trials: int, keep: Callable[[dict[str, Any]], None]) -> None:
     """Measure so many trials that take no time; keep rows of the driver's time and memory a trial."""
     executor = Watched(LocalExecutor(), 1)
-    # after each trial: the driver's own seconds, those of its processor, and its memory
-    moments: list[tuple[float, float, float]] = []
+    # after each trial: the driver's own seconds, those of its processor, its memory, and trials told
+    moments: list[tuple[float, float, float, int]] = []
 
     def look() -> None:
         if len(executor.results) == len(moments):
             return
         cpu = time.thread_time() - executor.waited_cpu_s
-        moments.append((time.perf_counter() - executor.waited_s, cpu, memory_mb()))
+        near = any(len(moments) + 1 in (mark - WINDOW, mark) for mark in MARKS)
+        told = sum(1 for _ in results.open("rb")) if near else 0
+        moments.append((time.perf_counter() - executor.waited_s, cpu, memory_mb(), told))
         if len(moments) not in MARKS:
             return
         before, after = moments[-1 - WINDOW], moments[-1]
+        asked = after[3] - before[3]  # repeated points are asked and told, too, and draw nothing
         keep(
             {
                 "part": "driver",
                 "at": len(moments),
-                "ask_tell_ms": round(1000 * (after[0] - before[0]) / WINDOW, 1),
-                "ask_tell_cpu_ms": round(1000 * (after[1] - before[1]) / WINDOW, 1),
+                "told": after[3],
+                "ask_tell_ms": round(1000 * (after[0] - before[0]) / asked, 1),
+                "ask_tell_cpu_ms": round(1000 * (after[1] - before[1]) / asked, 1),
                 "memory_mb": round(after[2], 1),
             }
         )
 
     executor.tick = look
     with tempfile.TemporaryDirectory() as folder:
-        # repeated points come on top: they are asked and told, too, and draw nothing
+        results = Path(folder) / RESULTS
         settings = {"warm_starts": 0, "neighbours": 0.0, "max_images": trials * EXPERIMENT["cases"]["search"]}
         search(Path(folder), MOST, executor, SimulatedFactory(0.0), **settings)
 

@@ -20,7 +20,8 @@ from autotune.scoring.case import Case, make_cases
 from autotune.scoring.cost import CostModel
 from autotune.scoring.environment import device_name
 from autotune.scoring.evaluator import Evaluator
-from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.lesson import Learned, Lesson
+from autotune.scoring.measurement import Latency, Measurement, Pictures, Quality
 from autotune.scoring.nets.loaded import load_nets
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.profile import Profile
@@ -206,6 +207,14 @@ class StoredEvaluator:
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Fit the cost; not kept, because seconds are no part of this benchmark."""
         return self._real.cost_model(cases, patterns)
+
+    def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
+        """Draw; not kept, because no search looks at pictures."""
+        return self._real.draw(policy, cases, sampling)
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+        """Learn; not kept, because no search does."""
+        return self._real.learn(lesson, given, cases)
 
     @property
     def images(self) -> int:

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from autotune.cli import certify, export, profile, report, search, show, validate
+from autotune.cli import certify, compare, export, profile, report, search, show, validate
 from xslim.errors import XSlimError
 
 DONE, MISSED, INPUT_FAULT, BROKEN, INTERRUPTED = 0, 1, 2, 3, 75
@@ -22,6 +22,7 @@ app = typer.Typer(
 )
 app.command("search")(search.search)
 app.command("profile")(profile.profile)
+app.command("compare")(compare.compare)
 app.command("certify")(certify.certify)
 app.command("show")(show.show)
 app.command("report")(report.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -12,6 +13,7 @@ from xslim.errors import ConfigError
 from xslim.policy.document import Document
 
 SCHEMA_VERSION = 1
+WHOLE = ("sweep", "settings")  # keys that a family replaces whole
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)*$", max_length=60)]
 
 
@@ -61,6 +63,8 @@ class Recipe(Document):
         make: how points become policies: `policy` takes the recipe's own, the others compute one from the
             profile, see `autotune.compare.makers`.
         settings: of the maker.
+        learn: what is fitted or trained on the model afterwards, in turn, with its settings; see
+            `autotune.scoring.learning`.
         policy: keys of a policy, for the maker to complete.
         sampling: `num_steps` and `scheduler`, where they are not the reference's.
         peer: another library's cache, instead of a policy.
@@ -77,6 +81,7 @@ class Recipe(Document):
     differs: str = ""
     make: str = "policy"
     settings: dict[str, Any] = Field(default_factory=dict)
+    learn: dict[str, dict[str, Any]] = Field(default_factory=dict)
     policy: dict[str, Any] | None = None
     sampling: Sampling = Sampling()
     peer: Peer | None = None
@@ -124,12 +129,18 @@ class Recipe(Document):
         """The knob and its value, of a recipe with one point."""
         return {self.sweep.key.rpartition(".")[2]: self.sweep.values[0]}
 
+    @property
+    def point(self) -> str:
+        """Name of a recipe's one point, fit for a file."""
+        return re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.method}-{self.sweep.values[0]}").strip("-")
+
 
 def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Nested keys of one mapping over those of another; lists are taken whole."""
     found = dict(data)
     for key, value in changes.items():
         under = found.get(key)
-        nested = isinstance(value, Mapping) and isinstance(under, Mapping)
-        found[key] = _merged(under, value) if nested else value
+        if isinstance(value, Mapping) and isinstance(under, Mapping) and key not in WHOLE:
+            value = _merged(under, value)
+        found[key] = value
     return found

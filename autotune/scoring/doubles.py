@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from autotune.scoring.case import Case
-from autotune.scoring.measurement import Latency, Measurement, Quality
+from autotune.scoring.lesson import Learned, Lesson
+from autotune.scoring.measurement import Latency, Measurement, Pictures, Quality
 from autotune.scoring.sampling import REFERENCE, Sampling
 from xslim.policy.calibration import Calibration
 from xslim.policy.controller import FRESH, decide
@@ -117,6 +118,15 @@ class FormulaEvaluator:
         """The residual moves by its curve, and every step matters alike."""
         return float(self.curve()[step])
 
+    def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
+        """Grey pictures, the darker the fewer steps were computed."""
+        full = 1.0 if policy is None else self.actions(policy).count("F") / self.num_steps
+        return np.full((len(cases), 8, 8, 1), round(255 * full), dtype=np.uint8)
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+        """There is nothing to learn."""
+        return given
+
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Ten equal blocks, whose skip costs as in `COST`."""
         from autotune.scoring.cost import CostModel
@@ -195,6 +205,14 @@ class FailingEvaluator:
     def probe(self, cases: Sequence[Case], step: int) -> float:
         """As the inner evaluator."""
         return self.inner.probe(cases, step)
+
+    def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
+        """As the inner evaluator."""
+        return self.inner.draw(policy, cases, sampling)
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+        """As the inner evaluator."""
+        return self.inner.learn(lesson, given, cases)
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """As the inner evaluator."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 
 import xslim
@@ -17,9 +19,12 @@ from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_check import check_cost
 from autotune.scoring.cost_count import Subject, count_cost
 from autotune.scoring.cost_fit import fit_cost
+from autotune.scoring.drawn import as_pictures
 from autotune.scoring.environment import device_name, environment
 from autotune.scoring.latency import WorkerFloor, paired
-from autotune.scoring.measurement import Measurement, Quality
+from autotune.scoring.learning import LEARNERS
+from autotune.scoring.lesson import Learned, Lesson
+from autotune.scoring.measurement import Measurement, Pictures, Quality
 from autotune.scoring.nets.loaded import load_nets
 from autotune.scoring.nets.spec import MetricsSpec
 from autotune.scoring.pipeline import ModelSpec, PipelineRunner
@@ -68,6 +73,14 @@ class Evaluator(Protocol):
 
     def probe(self, cases: Sequence[Case], step: int) -> float:
         """Hold the residual at one step; return the root mean squared error of the pictures."""
+        ...
+
+    def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
+        """Draw cases under a policy, or uncached."""
+        ...
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+        """Fit or train on these cases what a policy lacks."""
         ...
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
@@ -146,6 +159,30 @@ class PipelineEvaluator:
     def probe(self, cases: Sequence[Case], step: int) -> float:
         """Hold the residual at one step; return the root mean squared error of the pictures."""
         return probe(self._runner, cases, self._store.outputs(cases), step)
+
+    def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
+        """Draw cases under a policy, or uncached."""
+        drawn = []
+        for batch in self._runner.batches(cases):
+            with self._runner.sampled(sampling), ExitStack() as stack:
+                if policy is not None:
+                    session = xslim.attach(
+                        self._runner.pipe,
+                        policy,
+                        num_steps=self._runner.num_steps,
+                        strict=isinstance(policy, Preset),
+                    )
+                    stack.enter_context(session)
+                drawn.append(as_pictures(self._runner.draw(batch).images))
+        return np.concatenate(drawn)
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+        """Fit or train on these cases what a policy lacks.
+
+        Raises:
+            ConfigError: the learner is unknown, or the model or policy has not what it needs.
+        """
+        return LEARNERS[lesson.name](self._runner, lesson, given, cases)
 
     def cost_model(self, cases: Sequence[Case], patterns: int) -> CostModel:
         """Count and time the requests of one batch of cases."""

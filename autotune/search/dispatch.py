@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import count
 
 from autotune.scoring.case import Case
+from autotune.scoring.lesson import Lesson
 from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.executor import Executor, RunBrokenError, Task, TaskKind, TaskResult, last_line
 from xslim.errors import ConfigError
@@ -51,9 +52,10 @@ class Dispatcher:
         count: int = 1,
         timed_traces: frozenset[str] = frozenset(),
         sampling: Sampling = REFERENCE,
+        lesson: Lesson | None = None,
     ) -> None:
         """Queue a task; `tag` comes back with its result."""
-        task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces, sampling)
+        task = Task(next(self._ids), kind, tuple(cases), policy, count, timed_traces, sampling, lesson)
         self._flying[task.id] = task, tag
         self._executor.submit(task)
 

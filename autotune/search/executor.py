@@ -6,10 +6,11 @@ import traceback
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from autotune.scoring.case import Case
-from autotune.scoring.measurement import Measurement
+from autotune.scoring.lesson import Learned, Lesson
+from autotune.scoring.measurement import Measurement, Pictures
 from autotune.scoring.sampling import REFERENCE, Sampling
 from autotune.search.device_errors import broken_device, free_memory, out_of_memory
 from xslim.errors import ConfigError, XSlimError
@@ -20,7 +21,8 @@ if TYPE_CHECKING:  # they load torch, which a simulated evaluator's worker does 
     from autotune.scoring.evaluator import Evaluator
     from autotune.scoring.profile import Profile
 
-TaskKind = Literal["evaluate", "baseline", "profile", "probe"]
+Value: TypeAlias = "Measurement | Profile | float | Pictures | Learned"
+TaskKind = Literal["evaluate", "baseline", "profile", "probe", "draw", "learn"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +33,12 @@ class Task:
         id: unique within a search, chosen by the driver.
         kind: the evaluator's method.
         cases: what is drawn.
-        policy: for `evaluate`; a preset has to fit the model.
+        policy: for `evaluate` and `draw`, where a preset has to fit the model; None draws uncached. For
+            `learn` what it starts from.
         count: timing rounds, or for `probe` the step.
         timed_traces: executed traces whose latency is known; they are not timed again.
-        sampling: of what is evaluated.
+        sampling: of what is evaluated, drawn or learned for.
+        lesson: what is learned.
         attempt: how often it was sent before; a result of an earlier attempt is dropped.
     """
 
@@ -45,6 +49,7 @@ class Task:
     count: int = 1
     timed_traces: frozenset[str] = frozenset()
     sampling: Sampling = REFERENCE
+    lesson: Lesson | None = None
     attempt: int = 0
 
     @property
@@ -59,7 +64,8 @@ class TaskResult:
 
     Attributes:
         task: the task.
-        value: the measurement, profile or picture error of a probe; None when it failed.
+        value: the measurement, profile, picture error of a probe, pictures or what was learned; None when it
+            failed.
         error: traceback, or what happened to the worker.
         lost: the worker died, or its device broke; the task may be submitted once more.
         fault: one line for the user when the input is at fault, not the run.
@@ -69,7 +75,7 @@ class TaskResult:
     """
 
     task: Task
-    value: Measurement | Profile | float | None = None
+    value: Value | None = None
     error: str | None = None
     lost: bool = False
     fault: str | None = None
@@ -152,15 +158,21 @@ def _of_the_request(error: XSlimError) -> bool:
     return isinstance(error, ConfigError) and error.key.startswith("request.")
 
 
-def _value(evaluator: Evaluator, task: Task) -> Measurement | Profile | float:
+def _value(evaluator: Evaluator, task: Task) -> Value:
     if task.kind == "profile":
         return evaluator.profile(task.cases)
     if task.kind == "probe":
         return evaluator.probe(task.cases, task.count)
     if task.kind == "baseline":
         return evaluator.baseline(task.cases, task.count)
+    if task.kind == "draw":
+        return evaluator.draw(task.policy, task.cases, task.sampling)
     if task.policy is None:
-        raise ValueError("an evaluate task without a policy")
+        raise ValueError(f"a task of the kind {task.kind} without a policy")
+    if task.kind == "learn":
+        if task.lesson is None or isinstance(task.policy, Preset):
+            raise ValueError("a task of the kind learn without a lesson, or with a preset")
+        return evaluator.learn(task.lesson, Learned(task.policy, task.sampling), task.cases)
     return evaluator.evaluate(task.policy, task.cases, task.count, task.timed_traces, task.sampling)
 
 

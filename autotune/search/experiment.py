@@ -107,6 +107,28 @@ class Tracking(Document):
     kind: Literal["mlflow", "none"] = "mlflow"
 
 
+class Compare(Document):
+    """What `autotune compare` measures beside the search's presets.
+
+    Attributes:
+        methods: names of recipes; None for all that apply to the model.
+        points: settings of each method's own knob.
+        cases: held-out cases that quality is measured on.
+        rounds: A B B A rounds of timing, each on a batch of the cases; 0 for none.
+        seed: draws other cases than the search's; None takes the one after `cases.seed`.
+        pictures: cases that are kept as pictures for the report.
+        peer_seconds: that a setting of another library may take.
+    """
+
+    methods: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    points: Annotated[int, Field(ge=1, le=1000)] = 4
+    cases: Annotated[int, Field(ge=2, le=100_000)] = 32
+    rounds: Annotated[int, Field(ge=0, le=1000)] = 1
+    seed: Annotated[int, Field(ge=0, le=2**31)] | None = None
+    pictures: Annotated[int, Field(ge=0, le=64)] = 4
+    peer_seconds: Annotated[float, Field(gt=0)] = 1800.0
+
+
 class Experiment(Document):
     """One reproducible search.
 
@@ -132,6 +154,7 @@ class Experiment(Document):
     tiers: dict[str, dict[str, Bound]] = Field(default_factory=dict)
     executor: ExecutorChoice = ExecutorChoice()
     tracking: Tracking = Tracking()
+    compare: Compare = Compare()
     references: Annotated[str, Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

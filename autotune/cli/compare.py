@@ -1,0 +1,124 @@
+"""`autotune compare`: every method and peer side by side in one run, or what changed between two searches."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autotune.cli.common import Json, Overrides, say
+from autotune.cli.search import INTERRUPTED, search
+from autotune.cli.workers import executor_for, threads_each, worker_count
+from autotune.search.experiment import Experiment, load_experiment
+from autotune.search.store import RunFolder
+from xslim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autotune.compare.recipe import Recipe
+
+
+def compare(
+    target: Annotated[Path, typer.Argument(help="experiment YAML, or the folder of a finished search")],
+    other: Annotated[Path | None, typer.Argument(help="folder of another finished search")] = None,
+    out: Annotated[Path | None, typer.Option(help="output folder [default: runs/<name>]")] = None,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on with what is in the folder")] = False,
+    ray_address: Annotated[str | None, typer.Option(help="Ray cluster")] = None,
+    as_json: Json = False,
+) -> int:
+    """Compare methods on held-out cases. The folder's search takes part; without one it is run first."""
+    if target.is_dir() or other is not None:
+        return _searches(target, other, as_json)
+    loaded = load_experiment(target, overrides or ())
+    folder = RunFolder(out or Path("runs") / loaded.name)
+
+    from autotune.compare.methods import choose, load_recipes, methods_folder
+
+    recipes = load_recipes(methods_folder(target))
+    choose(recipes, loaded.compare.methods, "")  # unknown names are told before anything runs
+    _check(loaded, target, folder, resume)
+    if not (folder.path / "summary.json").exists():
+        say("no finished search in the folder: it runs first")
+        status = search(
+            target, folder.path, overrides, (folder.path / "study.db").exists(), False, ray_address
+        )
+        if status == INTERRUPTED:
+            return status
+    return _methods(loaded, recipes, folder, _command(target, out, overrides), ray_address, as_json)
+
+
+def _command(target: Path, out: Path | None, overrides: list[str] | None) -> str:
+    words = ["autotune", "compare", str(target)]
+    words += [] if out is None else ["--out", str(out)]
+    for override in overrides or ():
+        words += ["--set", override]
+    return shlex.join(words)
+
+
+def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) -> None:
+    from autotune.compare.checks import check_again, check_search
+    from autotune.compare.comparison import read_comparison
+    from autotune.compare.run import comparison_seed
+
+    before = read_comparison(folder.path)
+    if before is not None:
+        if not resume:
+            raise ConfigError(
+                "holds a comparison already; go on with --resume or choose another --out",
+                source=str(folder.path),
+            )
+        check_again(folder.path, before, loaded, comparison_seed(loaded))
+    if (folder.path / "summary.json").exists():
+        check_search(folder.path, loaded, loaded.space(target).to_data())
+
+
+def _methods(
+    loaded: Experiment,
+    recipes: dict[str, Recipe],
+    folder: RunFolder,
+    command: str,
+    ray_address: str | None,
+    as_json: bool,
+) -> int:
+    from autotune.compare.run import CompareRun
+    from autotune.search.run import evaluator_spec
+
+    workers = worker_count(loaded, ray_address)
+    threads = threads_each(workers) if ray_address is None else None
+    spec = evaluator_spec(loaded, folder.path, threads)
+    folder.acquire()
+    try:
+        executor = executor_for(loaded, workers, ray_address, threads)
+        data = CompareRun(loaded, recipes, folder, executor, spec, command, say).run()
+    except Exception as error:
+        if not isinstance(error, ConfigError):
+            say(f"the run broke; what was measured is kept; resume with: {command} --resume")
+        raise
+    finally:
+        folder.release()
+    if data is None:
+        say(f"interrupted; resume with: {command} --resume")
+        return INTERRUPTED
+    if as_json:
+        json.dump(data, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        print_comparison(data, folder.path)
+    return 0
+
+
+def print_comparison(data: dict[str, Any], folder: Path) -> None:
+    """Print the tables of a comparison."""
+    from autotune.compare.printed import lines
+
+    for line in lines(data):
+        typer.echo(line)
+    typer.echo(f"comparison: {folder / 'comparison.json'}")
+
+
+def _searches(a: Path, b: Path | None, as_json: bool) -> int:
+    raise NotImplementedError

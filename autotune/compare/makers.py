@@ -1,0 +1,237 @@
+"""Makers: from a recipe with one point and a profile to the policy that runs, and how it is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from autotune.compare.block_tables import (
+    Table,
+    bac_table,
+    delta_table,
+    due_steps,
+    held_steps,
+    profiled_table,
+    smooth_table,
+)
+from autotune.compare.recipe import Recipe
+from autotune.scoring.profile import Profile
+from autotune.scoring.sampling import Sampling
+from autotune.search.error_model import Weighting
+from autotune.search.schedules import Scheduler
+from xslim._registry import Registry
+from xslim.errors import ConfigError
+from xslim.policy.authors import author_policy, threshold_of, tune_offline
+from xslim.policy.policy import TABLE_SIGNALS, Policy, Predictor
+
+SUM_OF_GAPS = Weighting(coherence=0.0)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A point of a method.
+
+    Attributes:
+        policy: what runs.
+        sampling: how it is sampled.
+    """
+
+    policy: Policy
+    sampling: Sampling
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What makers work with.
+
+    Attributes:
+        profile: of the uncached model at the reference's steps.
+        kinds: kind of every block, in the order they run.
+    """
+
+    profile: Profile
+    kinds: tuple[str, ...]
+
+    @property
+    def steps(self) -> int:
+        """Denoising steps of the reference."""
+        return self.profile.num_steps
+
+    @property
+    def scheduler(self) -> Scheduler:
+        """Exact schedules on this profile."""
+        return Scheduler(self.profile)
+
+    def count(self, share: float) -> int:
+        """A share of the steps as a number of them."""
+        return max(1, round(share * self.steps))
+
+    @property
+    def blocks(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """Inner products of each block's residuals.
+
+        Raises:
+            ConfigError: the profile has none, because calls do not run every block.
+        """
+        if not self.profile.blocks.size:
+            raise ConfigError("the profile has no residuals of blocks: not every call runs every block")
+        return self.profile.blocks
+
+
+Maker = Callable[[Recipe, Bench], Made]
+
+
+def make(recipe: Recipe, bench: Bench) -> Made:
+    """Make a recipe's one point.
+
+    Raises:
+        ConfigError: the maker is unknown, lacks a setting, or the model has not what it needs.
+    """
+    return MAKERS[recipe.make](recipe, bench)
+
+
+def _setting(recipe: Recipe, name: str, default: float | None = None) -> float:
+    value = recipe.settings.get(name, default)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"got {value!r}, allowed is a number", key=f"settings.{name}")
+    return value
+
+
+def _base(recipe: Recipe, **parts: Any) -> Policy:
+    """The recipe's policy with some parts in place of its own."""
+    return Policy.parse({**(recipe.policy or {}), **parts})
+
+
+def _pattern(recipe: Recipe, bench: Bench, full: tuple[int, ...]) -> Made:
+    letters = "".join("F" if step in set(full) else "." for step in range(bench.steps))
+    return Made(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
+
+
+def _table(recipe: Recipe, table: Table) -> Made:
+    return Made(_base(recipe, controller={"kind": "table", "blocks": table.tolist()}), recipe.sampling)
+
+
+def as_it_is(recipe: Recipe, bench: Bench) -> Made:
+    """The recipe's own policy."""
+    return Made(_base(recipe), recipe.sampling)
+
+
+def calibrated(recipe: Recipe, bench: Bench) -> Made:
+    """The recipe's policy with the profile's table of each signal that needs one."""
+    policy = dict(recipe.policy or {})
+    indicator = dict(policy.get("indicator", {}))
+    wanted = [name for name in indicator.get("signals", {}) if name in TABLE_SIGNALS]
+    indicator["calibration"] = {
+        **{name: bench.profile.calibration[name].to_data() for name in wanted},
+        **indicator.get("calibration", {}),
+    }
+    policy["indicator"] = indicator
+    return Made(Policy.parse(policy), recipe.sampling)
+
+
+def refitted(recipe: Recipe, bench: Bench) -> Made:
+    """TeaCache's fit on the profile: a polynomial from the signal to the residual's relative change."""
+    policy = dict(recipe.policy or {})
+    indicator = dict(policy.get("indicator", {}))
+    fitted = {}
+    for name in indicator.get("signals", {}):
+        x, y = bench.profile.signals[name], bench.profile.change
+        known = np.isfinite(x).all(axis=1)
+        degree = int(_setting(recipe, "degree", 4))
+        coefficients = np.polyfit(x[known].mean(axis=1), y[known], degree)
+        fitted[name] = {"polynomial": [float(f"{c:.9g}") for c in coefficients]}
+    policy["indicator"] = {**indicator, "calibration": fitted}
+    return Made(Policy.parse(policy), recipe.sampling)
+
+
+def fewer_steps(recipe: Recipe, bench: Bench) -> Made:
+    """The uncached model with a share of the steps."""
+    steps = max(2, bench.count(_setting(recipe, "share")))
+    sampling = recipe.sampling.model_copy(update={"num_steps": steps}).against(bench.steps)
+    return Made(Policy.from_pattern("F" * steps), sampling)
+
+
+def shortest_path(recipe: Recipe, bench: Bench) -> Made:
+    """The exact best computed steps, by the sum of gaps or the worst one."""
+    rule = recipe.settings.get("rule", "sum")
+    if rule not in ("sum", "max"):
+        raise ConfigError(f"got {rule!r}; allowed: max, sum", key="settings.rule")
+    predictor = Predictor.parse((recipe.policy or {}).get("predictor", {}))
+    count = bench.count(_setting(recipe, "share"))
+    flat = Scheduler(bench.profile.with_sensitivity(np.ones(bench.steps)))
+    return _pattern(recipe, bench, flat.computed_steps(predictor, count, SUM_OF_GAPS, rule))
+
+
+def authors(recipe: Recipe, bench: Bench) -> Made:
+    """A schedule that the authors of X-Slim released."""
+    model, mode = (str(recipe.settings.get(name)) for name in ("model", "mode"))
+    return Made(author_policy(model, mode), recipe.sampling)
+
+
+def authors_tuner(recipe: Recipe, bench: Bench) -> Made:
+    """The offline tuner of X-Slim's authors, its threshold in means of the profiled curve."""
+    curve = [float(v) for v in bench.profile.curve]
+    letters = tune_offline(curve, threshold_of(curve, "mean") * _setting(recipe, "means", 1.0))
+    if not recipe.settings.get("refreshes", True):
+        letters = letters.replace("B", "F").replace("T", "F")
+    return Made(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
+
+
+def smooth(recipe: Recipe, bench: Bench) -> Made:
+    """SmoothCache's greedy lists, one for each kind of block."""
+    ahead = int(_setting(recipe, "ahead", 3))
+    return _table(recipe, smooth_table(bench.blocks, bench.kinds, _setting(recipe, "alpha"), ahead))
+
+
+def bac(recipe: Recipe, bench: Bench) -> Made:
+    """BAC's updates for each block, and the bubbling union."""
+    count = bench.count(_setting(recipe, "share"))
+    return _table(recipe, bac_table(bench.blocks, count, int(_setting(recipe, "bubbling", 3))))
+
+
+def profiled_blocks(recipe: Recipe, bench: Bench) -> Made:
+    """ProfilingDiT's lists of blocks between falling intervals."""
+    slowest = _setting(recipe, "slowest") if "slowest" in recipe.settings else None
+    warmup = bench.count(_setting(recipe, "warmup_share"))
+    full = due_steps(bench.steps, warmup, _setting(recipe, "every"), slowest)
+    return _table(recipe, profiled_table(bench.blocks, _setting(recipe, "share"), full))
+
+
+def delta_range(recipe: Recipe, bench: Bench) -> Made:
+    """Delta-DiT's range of blocks, at the back early and at the front late."""
+    full = due_steps(bench.steps, 1, _setting(recipe, "every"))
+    share, turn = _setting(recipe, "share"), _setting(recipe, "turn", 0.5)
+    return _table(recipe, delta_table(len(bench.kinds), bench.steps, share, full, turn))
+
+
+def static_set(recipe: Recipe, bench: Bench) -> Made:
+    """ERTACache's static set of full steps."""
+    first, last = (int(_setting(recipe, name, 1)) for name in ("first", "last"))
+    gram = bench.profile.gram.mean(0)
+    return _pattern(recipe, bench, held_steps(gram, _setting(recipe, "threshold"), first, last))
+
+
+MAKERS: Mapping[str, Maker] = Registry(
+    "maker",
+    MappingProxyType(
+        {
+            "policy": as_it_is,
+            "calibrated": calibrated,
+            "refitted": refitted,
+            "fewer-steps": fewer_steps,
+            "shortest-path": shortest_path,
+            "authors": authors,
+            "authors-tuner": authors_tuner,
+            "smooth": smooth,
+            "bac": bac,
+            "profiled-blocks": profiled_blocks,
+            "delta-range": delta_range,
+            "static-set": static_set,
+        }
+    ),
+    ConfigError,
+)
