@@ -36,10 +36,10 @@ def compare(
     loaded = load_experiment(target, overrides or ())
     folder = RunFolder(out or Path("runs") / loaded.name)
 
-    from autotune.compare.methods import choose, load_recipes, methods_folder
+    from autotune.compare.methods import check_names, load_recipes, methods_folder
 
     recipes = load_recipes(methods_folder(target))
-    choose(recipes, loaded.compare.methods, "")  # unknown names are told before anything runs
+    check_names(recipes, loaded.compare.methods)  # unknown names are told before anything runs
     _check(loaded, target, folder, resume)
     if not (folder.path / "summary.json").exists():
         say("no finished search in the folder: it runs first")

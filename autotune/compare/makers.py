@@ -148,6 +148,17 @@ def refitted(recipe: Recipe, bench: Bench) -> Made:
     return Made(Policy.parse(policy), recipe.sampling)
 
 
+def full(recipe: Recipe, bench: Bench) -> Made:
+    """Every step in full, for a method that learns the rest."""
+    return _pattern(recipe, bench, tuple(range(bench.steps)))
+
+
+def uniform(recipe: Recipe, bench: Bench) -> Made:
+    """Every n-th step, first and last one, as a pattern: what is fitted step by step needs one."""
+    every = int(_setting(recipe, "every"))
+    return _pattern(recipe, bench, tuple(sorted({*range(0, bench.steps, every), bench.steps - 1})))
+
+
 def fewer_steps(recipe: Recipe, bench: Bench) -> Made:
     """The uncached model with a share of the steps."""
     steps = max(2, bench.count(_setting(recipe, "share")))
@@ -222,6 +233,8 @@ MAKERS: Mapping[str, Maker] = Registry(
             "policy": as_it_is,
             "calibrated": calibrated,
             "refitted": refitted,
+            "full": full,
+            "uniform": uniform,
             "fewer-steps": fewer_steps,
             "shortest-path": shortest_path,
             "authors": authors,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autotune.compare.recipe import Recipe
@@ -45,7 +45,18 @@ def load_recipes(folder: Path) -> dict[str, Recipe]:
     return found
 
 
-def choose(known: dict[str, Recipe], names: Sequence[str] | None, family: str) -> list[Recipe]:
+def check_names(known: Mapping[str, Recipe], names: Sequence[str] | None) -> None:
+    """Refuse methods that no recipe describes.
+
+    Raises:
+        ConfigError: names the nearest.
+    """
+    for name in names or ():
+        if name not in known and name != OWN:
+            raise ConfigError(f"got {name!r}; {suggest(name, [*known, OWN])}", key="compare.methods")
+
+
+def choose(known: Mapping[str, Recipe], names: Sequence[str] | None, family: str) -> list[Recipe]:
     """Return the recipes that a comparison runs, as they are for a family of models.
 
     Args:
@@ -56,10 +67,9 @@ def choose(known: dict[str, Recipe], names: Sequence[str] | None, family: str) -
     Raises:
         ConfigError: a method is unknown, or does not apply to the family.
     """
+    check_names(known, names)
     wanted = list(known) if names is None else [name for name in names if name != OWN]
     for name in wanted:
-        if name not in known:
-            raise ConfigError(f"got {name!r}; {suggest(name, [*known, OWN])}", key="compare.methods")
         recipe = known[name]
         if names is not None and recipe.families and family not in recipe.families:
             raise ConfigError(

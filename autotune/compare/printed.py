@@ -79,7 +79,7 @@ def _config(config: Mapping[str, Any]) -> str:
 
 
 def _steps(entry: Mapping[str, Any], data: Mapping[str, Any]) -> int:
-    return round(entry["share"] * data["num_steps"])
+    return round(float(entry["share"] * data["num_steps"]))
 
 
 def _table(

@@ -110,7 +110,7 @@ class Recipe(Document):
                 raise ConfigError(f"got {self.sweep.key!r}, which the recipe does not have", key="sweep.key")
             at[name] = dict(child)
             at = at[name]
-        if at.get(last) == value:
+        if at.get(last) == value and len(self.sweep.values) == 1:
             return self
         at[last] = value
         return Recipe.parse(data)
