@@ -1,0 +1,137 @@
+"""The shipped recipes: published settings, every point makes a policy, and the registry's refusals."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autotune.compare.entrants import Entrant, NotRun, entrants_of
+from autotune.compare.makers import MAKERS
+from autotune.compare.methods import check_names, choose, load_recipes
+from autotune.compare.recipe import Recipe, Sweep
+from autotune.scoring.learning import LEARNERS
+from tests.compare.support import METHODS, RECIPES, bench, made, recipe
+from xslim.errors import ConfigError
+from xslim.policy.authors import author_policy
+
+FAMILIES = ("dit", "flux", "hunyuanvideo")
+# of the issue: every method of the field
+NEEDED = {
+    *("fewer-steps", "fewer-steps-dpm-solver", "fora", "teacache", "teacache-refitted", "first-block-cache"),
+    *(
+        "dbcache",
+        "magcache",
+        "easycache",
+        "taylorseer",
+        "taylorseer-order-0",
+        "taylorseer-order-2",
+        "tc-pade",
+    ),
+    *("ertacache", "smoothcache", "dpcache", "lemica", "bac", "profiling-dit", "delta-dit", "toca", "duca"),
+    *("harmonica", "compensation-affine", "compensation-mlp", "recap", "xslim-authors", "xslim-authors-step"),
+}
+
+
+def test_every_method_is_there() -> None:
+    assert set(RECIPES) >= NEEDED
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_point_makes_a_policy_of_its_own(family: str) -> None:
+    for chosen in choose(RECIPES, None, family):
+        points = entrants_of(chosen, bench(steps=50), 6)
+        assert not [p for p in points if isinstance(p, NotRun)], points
+        assert len({p.id for p in points if isinstance(p, Entrant)}) == len(points)
+        if chosen.peer is None and not chosen.learn:
+            data = [(p.policy.to_data(), p.sampling.to_data()) for p in points if isinstance(p, Entrant)]
+            assert len({repr(d) for d in data}) > 1, f"{chosen.method}: its knob does nothing"
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_tells_its_source(name: str) -> None:
+    told = RECIPES[name]
+    assert re.search(r"arXiv:\d{4}\.\d{5}|diffusers|cache-dit|scheduler", told.source), told.source
+    assert told.make in MAKERS
+    assert set(told.learn) <= set(LEARNERS)
+    assert len(told.sweep.values) >= 4 or name.startswith("xslim-authors")
+
+
+def test_published_numbers() -> None:
+    flux = made("teacache", 0.6, "flux").policy.indicator.calibration["modulated_input"]
+    assert flux(0.1) == pytest.approx(0.0498651651 - 0.283781631 + 0.558554382 - 0.382021401 + 0.264230861)
+    hunyuan = made("teacache", 0.15, "hunyuanvideo").policy.indicator.calibration["modulated_input"]
+    assert hunyuan(0.0) == pytest.approx(0.0961237896)
+    assert made("xslim-authors", "fast", "flux").policy == author_policy("flux.1-dev", "fast")
+    assert made("xslim-authors-step", "S-slow", "hunyuanvideo").policy == author_policy(
+        "hunyuanvideo", "S-slow"
+    )
+    magcache = made("magcache", 0.24, "hunyuanvideo").policy.controller
+    assert (magcache.warmup, magcache.max_consecutive_skips) == (10, 6)
+
+
+def test_fewer_steps_take_a_share() -> None:
+    found = made("fewer-steps", 0.4, on=bench(steps=50))
+    assert found.sampling.num_steps == 20
+    assert found.policy.num_steps == 20
+    other = made("fewer-steps-dpm-solver", 0.2, on=bench(steps=50))
+    assert other.sampling.scheduler is not None
+    assert other.sampling.scheduler.name == "DPMSolverMultistepScheduler"
+
+
+def test_points_are_spread_over_the_range() -> None:
+    sweep = Sweep(key="settings.x", values=tuple(range(10)))
+    assert sweep.points(4) == (0, 3, 6, 9)
+    assert sweep.points(1) == (0,)
+    assert sweep.points(99) == tuple(range(10))
+
+
+def test_a_family_replaces_settings_whole_and_policies_by_key() -> None:
+    authors = recipe("xslim-authors", "dit")
+    assert authors.settings == {"means": 1.0}
+    assert recipe("magcache", "hunyuanvideo").policy["indicator"] == {"signals": {"gamma": 1.0}}  # type: ignore[index]
+
+
+def test_a_method_for_other_families_is_left_out_or_refused() -> None:
+    assert "teacache" not in [r.method for r in choose(RECIPES, None, "dit")]
+    with pytest.raises(ConfigError, match="'teacache', which is for flux, hunyuanvideo; the model is a dit"):
+        choose(RECIPES, ["teacache"], "dit")
+
+
+def test_fewer_steps_are_always_compared() -> None:
+    assert [r.method for r in choose(RECIPES, ["fora"], "dit")] == ["fewer-steps", "fora"]
+
+
+def test_an_unknown_method_gets_the_nearest_names() -> None:
+    with pytest.raises(ConfigError, match=r"compare\.methods: got 'teacach'; did you mean 'teacache'\?"):
+        check_names(RECIPES, ["autotune", "teacach"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda text: text.replace("method: fora", "method: forra"),
+            "method: got 'forra'; name it as its file",
+        ),
+        (lambda text: text.replace("key: policy.controller.every", "key: policy.nothing.every"), "sweep.key"),
+        (lambda text: text.replace("title:", "titel:"), "titel: unknown key; did you mean 'title'"),
+    ],
+)
+def test_a_recipe_at_fault_is_one_line(tmp_path: Path, change: Callable[[str], str], message: str) -> None:
+    path = tmp_path / "fora.yaml"
+    path.write_text(change((METHODS / "fora.yaml").read_text()))
+    with pytest.raises(ConfigError, match=re.escape(message)) as told:
+        load_recipes(tmp_path)
+    assert str(path) in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+def test_a_maker_names_the_setting_it_lacks() -> None:
+    data = {**recipe("fora").to_data(), "make": "shortest-path", "settings": {"share": "half"}}
+    data["sweep"] = {"key": "settings.share", "values": ["half"]}
+    (point,) = entrants_of(Recipe.parse(data), bench(), 1)
+    assert isinstance(point, NotRun)
+    assert point.reason == "settings.share: got 'half', allowed is a number"
