@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
 
 import xslim
 from autotune.scoring.case import Case
@@ -135,6 +140,23 @@ def test_settings_of_a_scheduler_are_taken_over_but_for_the_chosen_ones() -> Non
     found = build_scheduler(own, chosen)
     assert isinstance(found, DPMSolverMultistepScheduler)
     assert (found.config.beta_end, found.config.use_karras_sigmas) == (0.03, True)
+
+
+def test_a_solver_of_flows_takes_the_noise_levels_of_the_pipelines_own_scheduler() -> None:
+    own = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift=3.0)
+    found = build_scheduler(own, SchedulerChoice(name="UniPCMultistepScheduler"))
+    assert isinstance(found, UniPCMultistepScheduler)
+    assert (found.config.prediction_type, found.config.use_flow_sigmas) == ("flow_prediction", True)
+    for scheduler in (own, found):
+        scheduler.set_timesteps(sigmas=np.array([1.0, 0.75, 0.5, 0.25]), mu=0.8)
+    torch.testing.assert_close(found.sigmas, own.sigmas, atol=1e-5, rtol=0)
+    fixed = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    found = build_scheduler(fixed, SchedulerChoice(name="UniPCMultistepScheduler"))
+    for scheduler in (fixed, found):
+        scheduler.set_timesteps(sigmas=np.array([1.0, 0.75, 0.5, 0.25]))
+    torch.testing.assert_close(found.sigmas, fixed.sigmas, atol=1e-5, rtol=0)
+    with pytest.raises(ConfigError, match="cannot take the place of FlowMatchEulerDiscreteScheduler"):
+        build_scheduler(own, SchedulerChoice(name="DDIMScheduler"))
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import diffusers
 
 from autotune.scoring.sampling import SchedulerChoice
 from xslim.errors import ConfigError
@@ -14,6 +16,12 @@ from xslim.policy.document import suggest
 
 KEY = "request.scheduler"
 STEPS = 20  # at which a scheduler is tried
+# diffusers names no schedulers compatible with the flow-matching one; these solve the same equation from the
+# same noise levels, once they are told what the model predicts
+OF_FLOWS: Mapping[str, Mapping[str, Any]] = {
+    "UniPCMultistepScheduler": {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+}
+FLOW = "FlowMatchEulerDiscreteScheduler"
 
 
 def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
@@ -23,8 +31,12 @@ def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
         ConfigError: as `scheduler_class`.
     """
     found = scheduler_class(type(own), chosen)
+    settings, known = dict(chosen.config), inspect.signature(found.__init__).parameters
+    taken = {key: value for key, value in own.config.items() if key in known or key.startswith("_")}
+    if type(own).__name__ == FLOW and found is not type(own):
+        settings = {**OF_FLOWS[chosen.name], "flow_shift": own.config["shift"], **settings}
     try:
-        return found.from_config(own.config, **chosen.config)
+        return found.from_config(taken, **settings)
     except (TypeError, ValueError, NotImplementedError) as error:  # what diffusers raises of a bad setting
         problem = " ".join(str(error).split())
         raise ConfigError(f"{chosen} cannot be made: {problem}", key=KEY) from None
@@ -38,10 +50,12 @@ def scheduler_class(own: Any, chosen: SchedulerChoice) -> Any:
         chosen: the choice.
 
     Raises:
-        ConfigError: diffusers does not call it compatible, it calls the model another number of times a
-            step, or it has no such setting.
+        ConfigError: it solves another equation than the pipeline's own, it calls the model another number of
+            times a step, or it has no such setting.
     """
     compatible = {found.__name__: found for found in (own, *own._get_compatibles())}
+    if own.__name__ == FLOW:
+        compatible |= {name: getattr(diffusers, name) for name in OF_FLOWS}
     compatible = {name: found for name, found in compatible.items() if _order(found) == own.order}
     if chosen.name not in compatible:
         raise ConfigError(
@@ -98,8 +112,6 @@ def _check_steps(built: Any, chosen: SchedulerChoice) -> None:
 
 def _own_class(path: str) -> Any | None:
     """The scheduler class of a local diffusers folder; None where only loading it tells."""
-    import diffusers
-
     return getattr(diffusers, str(_config(path).get("_class_name")), None)
 
 
