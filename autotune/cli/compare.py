@@ -93,7 +93,7 @@ def _methods(
     folder.acquire()
     try:
         executor = executor_for(loaded, workers, ray_address, threads)
-        data = CompareRun(loaded, recipes, folder, executor, spec, command, say).run()
+        data = CompareRun(loaded, recipes, folder, executor, spec, spec, command, say).run()
     except Exception as error:
         if not isinstance(error, ConfigError):
             say(f"the run broke; what was measured is kept; resume with: {command} --resume")
@@ -121,4 +121,17 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
 
 
 def _searches(a: Path, b: Path | None, as_json: bool) -> int:
-    raise NotImplementedError
+    """What changed between two finished searches."""
+    from autotune.cli.changes import compare_searches, print_changes
+
+    if b is None:
+        raise ConfigError(
+            "got one folder; give an experiment YAML, or the folders of two finished searches", source=str(a)
+        )
+    data = compare_searches(a, b)
+    if as_json:
+        json.dump(data, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    else:
+        print_changes(data)
+    return 0

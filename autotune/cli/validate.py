@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli.common import say
+from autotune.compare.recipe import Recipe
 from autotune.search.experiment import Experiment
 from autotune.search.space import SearchSpace
 from xslim.errors import ConfigError
@@ -22,10 +23,12 @@ SCHEMAS: dict[str, type[Document]] = {
     "preset": Preset,
     "experiment": Experiment,
     "search-space": SearchSpace,
+    "recipe": Recipe,
 }
 # keys that tell what a document is, in the order they are tried
 SIGNS: tuple[tuple[str, str], ...] = (
     ("search_space", "experiment"),
+    ("method", "recipe"),
     ("families", "search-space"),
     ("params", "search-space"),
     ("policy", "preset"),
@@ -79,7 +82,7 @@ def check(path: Path) -> str:
         first = next(iter(data), "")
         known = {sign for sign, _ in SIGNS}
         raise ConfigError(
-            f"neither preset, policy, experiment nor search space; {suggest(str(first), known)}",
+            f"neither preset, policy, experiment, search space nor recipe; {suggest(str(first), known)}",
             source=str(path),
         )
     readers: dict[str, Callable[[object, str], Document]] = {"preset": parse_preset}

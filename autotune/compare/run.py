@@ -13,11 +13,14 @@ import numpy as np
 
 from autotune.compare.comparison import FILE, Comparison
 from autotune.compare.entrants import Entrant, Lessons, NotRun, entrants_of, own_entrants
+from autotune.compare.live import Live
 from autotune.compare.makers import Bench
 from autotune.compare.methods import choose
+from autotune.compare.peers import PeerResult
 from autotune.compare.pictures import shown_rows, write_pictures
 from autotune.compare.recipe import Recipe
 from autotune.scoring.case import Case, make_cases
+from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.profile import Profile
 from autotune.search.certify import measuring_context
@@ -44,6 +47,7 @@ class CompareRun:
         folder: of the search whose presets take part, acquired; `comparison.json` goes there.
         executor: where tasks run; started here.
         factory: builds the workers' evaluators.
+        spec: the same, for peers in processes of their own.
         command: that reproduces it.
         tell: told how far it is, for people.
     """
@@ -53,6 +57,7 @@ class CompareRun:
     folder: RunFolder
     executor: Executor
     factory: EvaluatorFactory
+    spec: EvaluatorSpec
     command: str
     tell: Callable[[str], None] = lambda line: None
     _done: int = field(default=0)
@@ -68,17 +73,23 @@ class CompareRun:
             try:
                 self.tell("starting workers")
                 self.executor.start(self.factory)
-                comparison = self._own_methods(Dispatcher(self.executor), stopped)
+                found = self._own_methods(Dispatcher(self.executor), stopped)
             finally:
                 self.executor.close()
-            if comparison is None or stopped.is_set():
+            if found is None or stopped.is_set():
+                return None
+            comparison, entrants = found
+            self._peers(comparison, entrants, stopped)  # a peer gets the device for itself
+            if stopped.is_set():
                 return None
             data = comparison.content(partial=False)
             self.folder.write(FILE, to_json(data))
             return data
 
-    def _own_methods(self, dispatcher: Dispatcher, stopped: threading.Event) -> Comparison | None:
-        """All that runs as a policy of ours, and its pictures."""
+    def _own_methods(
+        self, dispatcher: Dispatcher, stopped: threading.Event
+    ) -> tuple[Comparison, list[Entrant]] | None:
+        """All that runs as a policy of ours, and its pictures; and all entrants."""
         search, cases = self._cases()
         profile = self._profile(dispatcher, search, stopped)
         if profile is None:
@@ -92,7 +103,29 @@ class CompareRun:
             self._take(comparison, entrant, result, len(entrants))
         if not stopped.is_set():
             self._draw(dispatcher, comparison, entrants, cases)
-        return comparison
+        return comparison, entrants
+
+    def _peers(
+        self, comparison: Comparison, entrants: Sequence[Entrant], stopped: threading.Event
+    ) -> None:
+        """Other libraries' caches."""
+        settings, folder = self.experiment.compare, self._own / "pictures"
+        peers = Live(
+            self.spec,
+            self._own / "peers",
+            measuring_context(self.experiment),
+            comparison.cases,
+            settings.rounds,
+            settings.peer_seconds,
+            settings.pictures,
+            stopped.is_set,
+        )
+        for entrant, result in peers.measured(entrants):
+            measured = result if isinstance(result, str) else result.measurement
+            notes = () if isinstance(result, str) else result.notes
+            self._take(comparison, entrant, measured, len(entrants), notes)
+            if isinstance(result, PeerResult) and result.images is not None:
+                write_pictures(folder, entrant.id, result.images, comparison.cases[: settings.pictures])
 
     def _profile(
         self, dispatcher: Dispatcher, search: tuple[Case, ...], stopped: threading.Event
@@ -165,11 +198,18 @@ class CompareRun:
         for job, result in measure(dispatcher, jobs, batch, store, stopped.is_set):
             yield job.tag, result
 
-    def _take(self, comparison: Comparison, entrant: Entrant, result: Measurement | str, of: int) -> None:
+    def _take(
+        self,
+        comparison: Comparison,
+        entrant: Entrant,
+        result: Measurement | str,
+        of: int,
+        notes: Sequence[str] = (),
+    ) -> None:
         self._done += 1
         place = f"{self._done}/{of} {entrant.id}"
         if isinstance(result, Measurement):
-            row = comparison.add(entrant, result)
+            row = comparison.add(entrant, result, notes)
             speed = "" if row["speedup"] is None else f"{row['speedup']:.2f}x, "
             lpips = row["metrics"].get("lpips")
             self.tell(
