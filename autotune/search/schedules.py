@@ -100,17 +100,16 @@ class Scheduler:
     def threshold(self, policy: Policy, quantile: float) -> float:
         """Return the critical error that a share of the recorded windows stay below.
 
-        A window is a run of steps that one computation could serve, up to the policy's limit of skips; its
-        error is the sum of the policy's own estimate of growth over it. 0 computes every step.
+        A window is a run of steps that one computation could serve, up to the policy's limits; its error is
+        the sum of the policy's own estimate of growth over it. An estimate that does not accumulate has
+        windows of one step. 0 computes every step.
 
         Args:
             policy: an online one; its indicator and its limit of skips are used.
             quantile: the share, 0 to 1.
         """
         growth = self._growth(policy)
-        rule = policy.controller
-        limit = rule.max_consecutive_skips if isinstance(rule, DualThreshold) else None
-        longest = min((limit or WINDOW) + 1, growth.shape[0])
+        longest = min(_longest_window(policy), growth.shape[0])
         sums = [
             np.lib.stride_tricks.sliding_window_view(growth, length, axis=0).sum(-1).ravel()
             for length in range(1, longest + 1)
@@ -211,6 +210,15 @@ class Scheduler:
 
             trial[min(free, key=error)] = letter
         return trial
+
+
+def _longest_window(policy: Policy) -> int:
+    """Steps whose growth may add up before a step is full."""
+    rule = policy.controller
+    if policy.indicator.accumulate == "latest":
+        return 1
+    limit = rule.max_consecutive_skips if isinstance(rule, DualThreshold) else None
+    return (limit or WINDOW) + 1
 
 
 def _middles(letters: Sequence[str]) -> list[int]:

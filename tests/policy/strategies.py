@@ -71,7 +71,8 @@ indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_
                 {name: calibrations for name in signals if name in TABLE_SIGNALS},
                 optional={name: calibrations for name in signals if name not in TABLE_SIGNALS},
             ),
-        }
+        },
+        optional={"accumulate": st.sampled_from(["sum", "latest"])},
     )
 )
 thresholds = amounts | st.fixed_dictionaries({"double": amounts, "single": amounts})

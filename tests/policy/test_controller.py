@@ -156,6 +156,20 @@ def test_outside_a_window_and_without_sigma_the_rule_decides() -> None:
         assert decide(policy, computed, StepInfo(2, 4, sigma), {})[0].action == action
 
 
+@given(readings, criticals)
+def test_the_latest_growth_alone_decides(values: list[float], critical: float) -> None:
+    """As First-Block Cache: a step is full where its own change reaches the threshold."""
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": critical, "warmup": 1, "cooldown": 0, "polish": [],
+                    "max_consecutive_skips": None},
+        indicator={"signals": {SIGNAL: 1.0}, "accumulate": "latest"},
+    )  # fmt: skip
+    decisions = run(policy, values)
+    expected = "F" + "".join("F" if value >= critical else "." for value in values[1:])
+    assert letters(decisions) == expected
+    assert all(d.err == v for d, v in zip(decisions, values, strict=True) if d.action is Action.SKIP)
+
+
 def test_a_missing_signal_is_full() -> None:
     policy = Policy(
         controller={"kind": "dual-threshold", "critical": 9.0, "warmup": 1},

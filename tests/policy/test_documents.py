@@ -300,3 +300,41 @@ def test_a_list_of_another_length_than_the_steps_is_refused(name: str) -> None:
     policy = {"controller": {"kind": "pattern", "steps": "F.F"}}
     with pytest.raises(ConfigError, match=rf"model\.{name}: 2 values; give one for each of 3 steps"):
         Preset(name="a", model=model, policy=policy)
+
+
+PARTS = {  # what every policy's data has held from the first version on
+    "indicator": {"signals": {"modulated_input": 1.0}, "calibration": {}},
+    "block": {"budget": 0.5, "start_block": 3},
+    "token": {"budget": 0.5, "age_weight": 0.25},
+    "predictor": {"kind": "hold", "order": 1},
+    "guards": {"sigma_windows": [], "on_nonfinite": "full"},
+    "batch": "per-sample",
+}
+CONTROLLERS = (
+    {
+        "kind": "dual-threshold",
+        "critical": 0.3,
+        "warning_fraction": 0.6,
+        "warmup": 3,
+        "cooldown": 1,
+        "max_consecutive_skips": 6,
+        "polish": ["block", "token"],
+        "relief": {"block": 0.5, "token": 0.5},
+    },
+    {"kind": "interval", "every": 3, "warmup": 1, "cooldown": 0},
+)
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS, ids=lambda c: c["kind"])
+def test_keys_that_came_later_leave_older_data_as_it_was(controller: dict[str, object]) -> None:
+    """Stored trials and references are found by hashes of this data."""
+    assert Policy(controller=controller).to_data() == {"controller": controller, **PARTS}
+
+
+def test_a_later_key_is_written_where_it_is_not_the_default() -> None:
+    for word, written in (
+        ("sum", PARTS["indicator"]),
+        ("latest", {**PARTS["indicator"], "accumulate": "latest"}),
+    ):
+        policy = Policy(controller=CONTROLLERS[0], indicator={"accumulate": word})
+        assert policy.to_data()["indicator"] == written

@@ -156,7 +156,7 @@ def _dual_threshold(
     growth = error_growth(policy, state, info, reading)
     if growth is None:
         return Decision(Action.FULL, "no signal yet")
-    err = state.err + growth
+    err = growth if policy.indicator.accumulate == "latest" else state.err + growth
     if err >= rule.critical:
         return Decision(Action.FULL, "critical")
     if err < rule.warning or not rule.polish:

@@ -8,27 +8,22 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
-from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.document import Document
+from xslim.policy.indicator import RESIDUALS_READ as RESIDUALS_READ
+from xslim.policy.indicator import SIGNALS as SIGNALS
+from xslim.policy.indicator import TABLE_SIGNALS as TABLE_SIGNALS
+from xslim.policy.indicator import Indicator as Indicator
 from xslim.policy.prediction import Affine, Corrector
 from xslim.policy.prediction import Predictor as Predictor
+from xslim.policy.refresh import BlockReuse as BlockReuse
+from xslim.policy.refresh import KindThresholds as KindThresholds
+from xslim.policy.refresh import TokenReuse as TokenReuse
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-Budget = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
 
-TABLE_SIGNALS = ("step_table", "gamma")  # read from the policy, by progress; the others from tensors
-SIGNALS = (
-    "modulated_input",
-    "latent_velocity",
-    "first_block",
-    "timestep_embedding",
-    "direction_stability",
-    *TABLE_SIGNALS,
-)
-RESIDUALS_READ = {"direction_stability": 3}  # computed residuals that a signal reads
 LETTERS = "".join(Action)
 REFRESHES = (Action.BLOCK, Action.TOKEN)
 
@@ -122,85 +117,6 @@ class Table(Document):
 
 
 Controller = Annotated[DualThreshold | Pattern | Interval | Table, Field(discriminator="kind")]
-
-
-class Indicator(Document):
-    """Signals and their weights; their weighted sum is the growth of the error estimate per step.
-
-    Attributes:
-        signals: signal -> weight.
-        calibration: signal -> map of its raw value to the residual's true relative change. A table over
-            progress for `step_table` (that change) and for `gamma` (size of the residual relative to the
-            first step's), see `Calibration`.
-    """
-
-    signals: dict[str, NonNegative] = Field(default_factory=lambda: {"modulated_input": 1.0})
-    calibration: dict[str, Calibration] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for key, names in (("signals", self.signals), ("calibration", self.calibration)):
-            for name in names:
-                if name not in SIGNALS:
-                    raise ConfigError(f"unknown signal; allowed: {', '.join(SIGNALS)}", key=f"{key}.{name}")
-        if not any(weight > 0 for weight in self.signals.values()):
-            raise ConfigError("no signal has a weight above 0; give one", key="signals")
-        for name in TABLE_SIGNALS:
-            if self.signals.get(name, 0) > 0 and name not in self.calibration:
-                raise ConfigError(
-                    f"{name} needs its table; run `autotune profile` or leave the signal out",
-                    key=f"calibration.{name}",
-                )
-        return self
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        """Names of the signals with a weight above 0."""
-        return tuple(name for name, weight in self.signals.items() if weight > 0)
-
-
-class KindThresholds(Document):
-    """Depth-accumulated change above which a block is recomputed, per kind of block."""
-
-    double: NonNegative
-    single: NonNegative
-
-
-class BlockReuse(Document):
-    """Which blocks a block refresh recomputes; `threshold` (as published) or `budget`, not both.
-
-    Attributes:
-        budget: share of the blocks that is recomputed.
-        threshold: blocks are replayed while the accumulated mean |h_out - h_in| stays below it.
-        start_block: blocks 0..start_block of each kind are always recomputed.
-    """
-
-    budget: Budget | None = None
-    threshold: NonNegative | KindThresholds | None = None
-    start_block: Annotated[int, Field(ge=-1, le=10_000)] = 3
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_rule(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            given = [key for key in ("budget", "threshold") if data.get(key) is not None]
-            if len(given) == 2:
-                raise ConfigError("give budget or threshold, not both")
-            if not given:
-                return {**data, "budget": 0.5}
-        return data
-
-
-class TokenReuse(Document):
-    """Which tokens a token refresh recomputes.
-
-    Attributes:
-        budget: share of the image tokens that is recomputed, per sample.
-        age_weight: bonus per refresh that a token was left out, in units of the mean change.
-    """
-
-    budget: Budget = 0.5
-    age_weight: NonNegative = 0.25
 
 
 class Guards(Document):
