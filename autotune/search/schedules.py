@@ -107,7 +107,11 @@ class Scheduler:
         Args:
             policy: an online one; its indicator and its limit of skips are used.
             quantile: the share, 0 to 1.
+
+        Raises:
+            ConfigError: the profile does not tell the policy's signals.
         """
+        self.replay.check(policy)
         growth = self._growth(policy)
         longest = min(_longest_window(policy), growth.shape[0])
         sums = [

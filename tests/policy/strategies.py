@@ -72,7 +72,10 @@ indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_
                 optional={name: calibrations for name in signals if name not in TABLE_SIGNALS},
             ),
         },
-        optional={"accumulate": st.sampled_from(["sum", "latest"])},
+        optional={
+            "accumulate": st.sampled_from(["sum", "latest"]),
+            "compare": st.sampled_from(["previous", "computed"]),
+        },
     )
 )
 thresholds = amounts | st.fixed_dictionaries({"double": amounts, "single": amounts})

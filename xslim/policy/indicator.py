@@ -19,7 +19,9 @@ SIGNALS = (
     "direction_stability",
     *TABLE_SIGNALS,
 )
+CHANGES = ("modulated_input", "first_block", "timestep_embedding")  # compare a feature with an earlier one
 RESIDUALS_READ = {"direction_stability": 3}  # computed residuals that a signal reads
+Compare = Literal["previous", "computed"]
 Weight = Annotated[float, Field(ge=0.0)]
 
 
@@ -31,12 +33,15 @@ class Indicator(Document):
         calibration: signal -> map of its raw value to the residual's true relative change. A table over
             progress for `step_table` (that change) and for `gamma` (size of the residual relative to the
             first step's), see `Calibration`.
+        compare: what the signals of `CHANGES` compare with: the step before, or the sample's last full step,
+            as First-Block Cache does.
         accumulate: `sum` adds the growth up since the last full step; `latest` takes this step's alone, as
             First-Block Cache, DBCache and TC-Padé (arXiv:2603.02943) do.
     """
 
     signals: dict[str, Weight] = Field(default_factory=lambda: {"modulated_input": 1.0})
     calibration: dict[str, Calibration] = Field(default_factory=dict)
+    compare: Annotated[Compare, UNWRITTEN] = "previous"
     accumulate: Annotated[Literal["sum", "latest"], UNWRITTEN] = "sum"
 
     @model_validator(mode="after")
@@ -59,3 +64,12 @@ class Indicator(Document):
     def used(self) -> tuple[str, ...]:
         """Names of the signals with a weight above 0."""
         return tuple(name for name, weight in self.signals.items() if weight > 0)
+
+    def compares(self, name: str) -> Compare:
+        """What a signal compares with; `previous` for those that compare no feature."""
+        return self.compare if name in CHANGES else "previous"
+
+    @property
+    def follows_decisions(self) -> bool:
+        """Whether a used signal has other values when other steps are full, so that none can be recorded."""
+        return any(self.compares(name) == "computed" for name in self.used)

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 from xslim.errors import ConfigError
 from xslim.policy.decision import Action
 from xslim.policy.document import Document
+from xslim.policy.indicator import CHANGES as CHANGES
 from xslim.policy.indicator import RESIDUALS_READ as RESIDUALS_READ
 from xslim.policy.indicator import SIGNALS as SIGNALS
 from xslim.policy.indicator import TABLE_SIGNALS as TABLE_SIGNALS
+from xslim.policy.indicator import Compare as Compare
 from xslim.policy.indicator import Indicator as Indicator
 from xslim.policy.prediction import Affine, Corrector
 from xslim.policy.prediction import Predictor as Predictor

@@ -80,7 +80,7 @@ class Step:
 
     def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
         """Measure all signals of all samples; one host synchronisation, none on CUDA without signals."""
-        state = self._state
+        state, task = self._state, self._task
 
         def modulated() -> Tensor:
             self._measured += self._task.macs.modulation
@@ -101,6 +101,7 @@ class Step:
             embedding,
             state.history.tensors(),
             known,
+            task.policy.indicator.compare,
         )
         found = {name: i.measure(features) for name, i in state.indicators.items()}
         columns = {name: m.values.float() for name, m in found.items() if m is not None}
@@ -204,9 +205,9 @@ class Step:
 
     def observe(self, output: Tensor) -> None:
         """Show the transformer's output [batch, ...] to the signals that need it."""
-        computed = tuple(decision.action is not Action.SKIP for decision in self.decisions)
+        actions = tuple(decision.action for decision in self.decisions)
         for indicator in self._state.indicators.values():
-            indicator.observe(output, computed)
+            indicator.observe(output, actions)
 
     @property
     def whole(self) -> bool:
