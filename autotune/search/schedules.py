@@ -120,7 +120,8 @@ class Scheduler:
         ]
         known = np.concatenate(sums)
         known = known[np.isfinite(known)]
-        return float(np.quantile(known, quantile)) if len(known) and quantile > 0 else 0.0
+        # a polynomial may be negative, a threshold may not
+        return max(0.0, float(np.quantile(known, quantile))) if len(known) and quantile > 0 else 0.0
 
     def _growth(self, policy: Policy) -> Array:
         """The policy's estimate of growth at every step, [steps - 1, rows], NaN where undefined."""

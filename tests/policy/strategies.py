@@ -63,13 +63,15 @@ increasing = st.lists(st.integers(0, 1000), min_size=2, max_size=8, unique=True)
 calibrations = increasing.flatmap(
     lambda x: st.lists(amounts, min_size=len(x), max_size=len(x)).map(lambda y: {"x": x, "y": y})
 )
+coefficients = st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6)
+maps = calibrations | coefficients.map(lambda c: {"polynomial": c})
 indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_size=1).flatmap(
     lambda signals: st.fixed_dictionaries(
         {
             "signals": st.just(signals),
             "calibration": st.fixed_dictionaries(
                 {name: calibrations for name in signals if name in TABLE_SIGNALS},
-                optional={name: calibrations for name in signals if name not in TABLE_SIGNALS},
+                optional={name: maps for name in signals if name not in TABLE_SIGNALS},
             ),
         },
         optional={

@@ -170,6 +170,25 @@ def test_the_latest_growth_alone_decides(values: list[float], critical: float) -
     assert all(d.err == v for d, v in zip(decisions, values, strict=True) if d.action is Action.SKIP)
 
 
+def test_a_negative_map_lowers_the_estimate() -> None:
+    """2d - 1: the estimate goes 0.5, 0, 0.5, 1 and is full where it reaches 1."""
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": 1.0, "warmup": 1, "cooldown": 0, "polish": []},
+        indicator={"signals": {SIGNAL: 1.0}, "calibration": {SIGNAL: {"polynomial": [2.0, -1.0]}}},
+    )
+    decisions = run(policy, [0.0, 0.75, 0.25, 0.75, 0.75])
+    assert letters(decisions) == "F...F"
+    assert [decision.err for decision in decisions] == [0.0, 0.5, 0.0, 0.5, 0.0]
+
+
+def test_a_map_beyond_all_numbers_is_full() -> None:
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": 1.0, "warmup": 1, "cooldown": 0},
+        indicator={"signals": {SIGNAL: 1.0}, "calibration": {SIGNAL: {"polynomial": [-1e300, 1e300, 0.0]}}},
+    )
+    assert [decision.reason for decision in run(policy, [0.0, 1e200])][1] == "nonfinite"
+
+
 def test_a_missing_signal_is_full() -> None:
     policy = Policy(
         controller={"kind": "dual-threshold", "critical": 9.0, "warmup": 1},

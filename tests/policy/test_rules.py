@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tests.policy.strategies import increasing, patterns, tables
 from xslim import Policy
-from xslim.policy.calibration import Calibration
+from xslim.errors import ConfigError
+from xslim.policy.calibration import Calibration, Polynomial
 from xslim.policy.decision import Action
 from xslim.policy.policy import BlockReuse
 from xslim.policy.schedule import actions_before_next_full, remap, residual_is_read
@@ -38,6 +39,54 @@ def test_beyond_its_range_a_calibration_grows_in_proportion(x: list[float], top:
     calibration = Calibration(x=x, y=[0.0] * (len(x) - 1) + [top])
     assert calibration(x[-1] * far) == pytest.approx(top * far)
     assert calibration(x[0] - 1) == 0.0
+
+
+def test_a_polynomial_is_that_of_the_authors() -> None:
+    """TeaCache's for FLUX and Wan2.1 14B, by hand, highest power first; it may be negative."""
+    flux = [498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861]
+    assert Polynomial(polynomial=flux)(0.1) == pytest.approx(0.2068473761, abs=1e-9)
+    assert Polynomial(polynomial=flux)(0.0) == 0.264230861
+    wan = [-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404]
+    assert Polynomial(polynomial=wan)(0.05) == pytest.approx(-4.0918144165, abs=1e-8)
+
+
+CURVE, TABLE = {"polynomial": [1.0]}, {"x": [0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "problem"),
+    [
+        ("gamma", CURVE, "got a polynomial; gamma needs a table"),
+        ("step_table", CURVE, "got a polynomial; step_table needs a table"),
+        ("first_block.x", {**CURVE, **TABLE}, "unknown key"),
+        ("first_block.polynomial", {"polynomial": []}, "at least 1 item"),
+        ("first_block.polynom", {"polynom": [1.0]}, "unknown key; allowed: x, y"),
+        ("first_block.y", TABLE, "missing"),
+        ("first_block", 3.0, "a mapping of keys"),
+    ],
+)
+def test_a_map_at_fault_is_told_in_one_line(key: str, found: object, problem: str) -> None:
+    signal = key.partition(".")[0]
+    with pytest.raises(ConfigError, match=re.escape(problem)) as caught:
+        Policy.parse(
+            {
+                "controller": {"kind": "dual-threshold", "critical": 1.0},
+                "indicator": {"calibration": {signal: found}},
+            }
+        )
+    assert caught.value.key == f"indicator.calibration.{key}"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_predictor_takes_no_polynomial() -> None:
+    with pytest.raises(ConfigError, match="unknown key; allowed: x, y") as caught:
+        Policy.parse(
+            {
+                "controller": {"kind": "interval", "every": 2},
+                "predictor": {"kind": "gamma", "gamma": {"polynomial": [1.0]}},
+            }
+        )
+    assert caught.value.key == "predictor.gamma.polynomial"
 
 
 # block selection

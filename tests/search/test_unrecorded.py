@@ -1,4 +1,4 @@
-"""Policies by signals that a profile does not have: they are tried and measured, never replayed."""
+"""Published signals and maps in a search: what a profile does not tell is measured, never replayed."""
 
 from __future__ import annotations
 
@@ -79,9 +79,35 @@ def test_a_quantile_of_what_is_not_recorded_is_refused_with_the_space() -> None:
 
 def test_the_profiles_map_of_neighbouring_steps_is_not_put_on_other_changes() -> None:
     both = {"modulated_input": 1.0, "step_table": 1.0}
-    fitted = {name: PROFILE.calibration["step_table"] for name in both}
+    fitted = dict.fromkeys(both, PROFILE.calibration["step_table"])
     for compare, maps in (("previous", {"modulated_input", "step_table"}), ("computed", {"step_table"})):
         built = space({"signals": both, "compare": compare}).policy(
             "fbc", {"controller.critical": 0.1}, fitted, None
         )
         assert set(built.indicator.calibration) == maps
+
+
+def test_a_published_polynomial_stays_where_the_profile_has_a_map_too() -> None:
+    polynomial = {"polynomial": [498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861]}
+    indicator = {"signals": {"modulated_input": 1.0}, "calibration": {"modulated_input": polynomial}}
+    fitted = {"modulated_input": PROFILE.calibration["step_table"]}
+    found = space(indicator).policy("fbc", {"controller.critical": 0.25}, fitted, None)
+    assert found.indicator.calibration["modulated_input"].to_data() == polynomial
+    table = {"x": [0.0, 1.0], "y": [0.0, 9.0]}  # of another profile
+    indicator = {**indicator, "calibration": {"modulated_input": table}}
+    found = space(indicator).policy("fbc", {"controller.critical": 0.25}, fitted, None)
+    assert found.indicator.calibration["modulated_input"] == fitted["modulated_input"]
+
+
+def test_a_threshold_is_never_negative() -> None:
+    """A published polynomial may be negative on every recorded signal."""
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": 0.1},
+        indicator={
+            "signals": {"latent_velocity": 1.0},
+            "calibration": {"latent_velocity": {"polynomial": [-1.0]}},
+        },
+    )
+    scheduler = Scheduler(PROFILE)
+    assert scheduler.replay.readings(policy, 0)[5], "the signal is recorded"
+    assert scheduler.threshold(policy, 0.5) == 0.0

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from xslim.policy.calibration import Calibration
+from xslim.policy.calibration import Calibration, Polynomial
 from xslim.policy.decision import Action, Decision, StepInfo
 from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy, Table
 
@@ -116,10 +116,14 @@ def error_growth(policy: Policy, state: ControllerState, info: StepInfo, reading
 
 
 def _calibrated(
-    name: str, calibration: Calibration | None, state: ControllerState, info: StepInfo, reading: Reading
+    name: str,
+    calibration: Calibration | Polynomial | None,
+    state: ControllerState,
+    info: StepInfo,
+    reading: Reading,
 ) -> float | None:
     """Growth of the error by one signal; None while it has no value."""
-    if name in TABLES and calibration is not None:
+    if name in TABLES and isinstance(calibration, Calibration):
         return TABLES[name](calibration, state, info)
     value = reading.get(name)
     return value if value is None or calibration is None else calibration(value)
@@ -156,6 +160,8 @@ def _dual_threshold(
     growth = error_growth(policy, state, info, reading)
     if growth is None:
         return Decision(Action.FULL, "no signal yet")
+    if not math.isfinite(growth):  # of a polynomial far outside of where it was fitted
+        return Decision(Action.FULL, "nonfinite", nonfinite=True)
     err = growth if policy.indicator.accumulate == "latest" else state.err + growth
     if err >= rule.critical:
         return Decision(Action.FULL, "critical")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
-from xslim.policy.calibration import Calibration
+from xslim.policy.calibration import Polynomial, SignalMap
 from xslim.policy.document import UNWRITTEN, Document
 
 TABLE_SIGNALS = ("step_table", "gamma")  # read from the policy, by progress; the others from tensors
@@ -32,7 +32,7 @@ class Indicator(Document):
         signals: signal -> weight.
         calibration: signal -> map of its raw value to the residual's true relative change. A table over
             progress for `step_table` (that change) and for `gamma` (size of the residual relative to the
-            first step's), see `Calibration`.
+            first step's), see `Calibration`; of the others a polynomial will do.
         compare: what the signals of `CHANGES` compare with: the step before, or the sample's last full step,
             as First-Block Cache does.
         accumulate: `sum` adds the growth up since the last full step; `latest` takes this step's alone, as
@@ -40,7 +40,7 @@ class Indicator(Document):
     """
 
     signals: dict[str, Weight] = Field(default_factory=lambda: {"modulated_input": 1.0})
-    calibration: dict[str, Calibration] = Field(default_factory=dict)
+    calibration: dict[str, SignalMap] = Field(default_factory=dict)
     compare: Annotated[Compare, UNWRITTEN] = "previous"
     accumulate: Annotated[Literal["sum", "latest"], UNWRITTEN] = "sum"
 
@@ -53,6 +53,11 @@ class Indicator(Document):
         if not any(weight > 0 for weight in self.signals.values()):
             raise ConfigError("no signal has a weight above 0; give one", key="signals")
         for name in TABLE_SIGNALS:
+            if isinstance(self.calibration.get(name), Polynomial):
+                raise ConfigError(
+                    f"got a polynomial; {name} needs a table over progress, {{x: [...], y: [...]}}",
+                    key=f"calibration.{name}",
+                )
             if self.signals.get(name, 0) > 0 and name not in self.calibration:
                 raise ConfigError(
                     f"{name} needs its table; run `autotune profile` or leave the signal out",
