@@ -102,7 +102,9 @@ policy_data = st.tuples(
         indicator=indicators,
         block=st.builds(
             dict, budget=budgets, start_block=st.integers(-1, 9)
-        ) | st.builds(dict, threshold=thresholds),
+        ) | st.builds(dict, threshold=thresholds) | st.builds(
+            dict, first=st.integers(1, 9), last=st.integers(0, 9)
+        ),
         token=subset(budget=budgets, age_weight=amounts),
         predictor=predictors,
         guards=subset(sigma_windows=st.lists(st.tuples(amounts, amounts).map(list), max_size=3)),

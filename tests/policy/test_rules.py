@@ -115,6 +115,32 @@ def test_thresholds_by_kind() -> None:
     assert select_blocks([1.0] * 6, kinds, rule) == (True, True, True, True, False, False)
 
 
+def test_blocks_by_position_are_the_ends_of_the_whole_stack() -> None:
+    kinds = ["double"] * 3 + ["single"] * 3
+    for rule, computed in (
+        (BlockReuse(first=1), [0]),
+        (BlockReuse(first=2, last=1), [0, 1, 5]),
+        (BlockReuse(last=2), [4, 5]),
+        (BlockReuse(first=4, last=4), [0, 1, 2, 3, 4, 5]),
+    ):
+        flags = select_blocks([9.0, 0.0] * 3, kinds, rule)
+        assert [i for i, compute in enumerate(flags) if compute] == computed
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ({"budget": 0.5, "first": 1}, "give budget or first and last, not both"),
+        ({"threshold": 0.5, "last": 1}, "give threshold or first and last, not both"),
+        ({"first": 0, "last": 0}, "got no block at either end"),
+        ({"first": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_one_rule_chooses_the_blocks(block: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Policy.parse({"controller": {"kind": "interval", "every": 2}, "block": block})
+
+
 sizes = st.lists(st.integers(0, 640).map(lambda n: n / 64), min_size=1, max_size=20)
 starts = st.integers(-1, 6)
 

@@ -201,6 +201,31 @@ def test_an_online_run_is_counted_by_its_actions() -> None:
         model.compute_fraction(policy, "FF")
 
 
+@pytest.mark.parametrize("block", [{"first": 1}, {"first": 2, "last": 1}, {"last": 2}], ids=str)
+def test_refreshes_by_position_are_counted_exactly(block: dict[str, int]) -> None:
+    """The probe is the first block's own run, and comes on top where that block is replayed."""
+    live = subject("FluxTransformer2DModel", 1)
+    policy = Policy.parse(
+        {
+            "controller": {"kind": "dual-threshold", "critical": 0.6, "warning_fraction": 0.0,
+                           "warmup": 1, "cooldown": 0, "polish": ["block"]},
+            "indicator": {"signals": {"first_block": 1.0}, "compare": "computed", "accumulate": "latest"},
+            "block": block,
+        }
+    )  # fmt: skip
+    model, trace = counted("FluxTransformer2DModel", 1), ran(live, policy).trace
+    assert {"F", "B"} == set(trace.actions)
+    assert model.compute_fraction(policy, trace.actions) == pytest.approx(trace.compute_fraction, rel=1e-9)
+    table, (branch,) = model.branches[0].table, model.branches
+    ends = policy.block.at_ends(len(table.blocks))
+    computed = sum(b.full for b, end in zip(table.blocks, ends, strict=True) if end)
+    probe = 0.0 if ends[0] else table.blocks[0].full
+    for record in trace.records:
+        expected = table.outside + computed + probe if record.actions == "B" else branch.total
+        assert record.macs == pytest.approx(expected, rel=1e-9)
+    agree(model, live, pattern("FFBB.BF.B..F", block=block))
+
+
 def test_blocks_are_chosen_by_the_profiled_changes() -> None:
     """Right after a full step of the uncached trajectory the choice is exact, whatever the threshold."""
     live, model = subject("FluxTransformer2DModel", 3), counted("FluxTransformer2DModel", 3)

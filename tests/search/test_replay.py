@@ -96,6 +96,17 @@ def test_blocks_that_change_more_leave_more_when_replayed() -> None:
     assert replay.run(Policy.parse({"controller": table})).products == pytest.approx(held)
 
 
+def test_a_refresh_by_position_is_that_of_a_table_with_the_same_blocks() -> None:
+    row = [1] * 3 + [0] * 5 + [1] * 2
+    table = {"kind": "table", "blocks": [[1] * BLOCKS, row, [0] * BLOCKS, *[[1] * BLOCKS] * (STEPS - 3)]}
+    replay = Replay(with_blocks(2))
+    by_table = replay.run(Policy.parse({"controller": table}))
+    found = replay.run(pattern("FB." + "F" * (STEPS - 3), block={"first": 3, "last": 2}))
+    assert found.products == pytest.approx(by_table.products)
+    assert found.compute_fraction == pytest.approx(by_table.compute_fraction)
+    assert found.products.any()
+
+
 def test_blocks_of_a_table_are_replayed_from_where_they_last_ran() -> None:
     rows = [[1] * BLOCKS, [1] * 5 + [0] * 5, [0] * BLOCKS, [0] * 5 + [1] * 5, *[[1] * BLOCKS] * (STEPS - 4)]
     policy = Policy.parse({"controller": {"kind": "table", "blocks": rows}})

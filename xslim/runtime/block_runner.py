@@ -135,8 +135,12 @@ class BlockRunner:
         return out
 
     def _may_replay(self, block: int) -> bool:
-        """Whether a refresh may replay a block; the first of each kind are always recomputed."""
-        return self._fixed_blocks or self._model.depths[block] > self._task.policy.block.start_block
+        """Whether a refresh may replay a block; the first of each kind, or the ends, never are."""
+        if self._fixed_blocks:
+            return True
+        rule = self._task.policy.block
+        ends = rule.at_ends(len(self._model.blocks))
+        return self._model.depths[block] > rule.start_block if ends is None else not ends[block]
 
     def _record(self, block: int, residual: Streams, rows: Rows, full: Rows) -> None:
         """Keep a block's residual: of full steps only (as published), of every step for a table."""

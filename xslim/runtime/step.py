@@ -194,10 +194,15 @@ class Step:
             state.forget_blocks()
         if not len(self._plan.full) or self._fixed_blocks or Action.BLOCK not in keeps:
             return
-        sizes = state.residuals.sizes(len(self._model.blocks), state.rows)
-        for row in self._plan.full.members:
-            rule = self._task.policy.block
-            state.compute_flags[row] = select_blocks(sizes[row], self._model.kinds, rule)
+        rule, blocks = self._task.policy.block, len(self._model.blocks)
+        ends = rule.at_ends(blocks)
+        if ends is not None:  # known without reading sizes, which waits for the device
+            for row in self._plan.full.members:
+                state.compute_flags[row] = ends
+        else:
+            sizes = state.residuals.sizes(blocks, state.rows)
+            for row in self._plan.full.members:
+                state.compute_flags[row] = select_blocks(sizes[row], self._model.kinds, rule)
         if self._plan.full.all:
             kept = [flags for flags in state.compute_flags if flags is not None]
             replayed = {i for flags in kept for i, compute in enumerate(flags) if not compute}
