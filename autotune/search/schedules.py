@@ -222,8 +222,10 @@ def _longest_window(policy: Policy) -> int:
     rule = policy.controller
     if policy.indicator.accumulate == "latest":
         return 1
-    limit = rule.max_consecutive_skips if isinstance(rule, DualThreshold) else None
-    return (limit or WINDOW) + 1
+    limits = (
+        (rule.max_consecutive_skips, rule.max_consecutive_reuses) if isinstance(rule, DualThreshold) else ()
+    )
+    return min((limit for limit in limits if limit is not None), default=WINDOW) + 1
 
 
 def _middles(letters: Sequence[str]) -> list[int]:

@@ -35,6 +35,7 @@ dual_threshold = st.tuples(
         warmup=st.integers(1, 9),
         cooldown=st.integers(0, 4),
         max_consecutive_skips=st.none() | st.integers(1, 9),
+        max_consecutive_reuses=st.none() | st.integers(1, 9),
         polish=st.lists(st.sampled_from(["block", "token"]), max_size=3),
         relief=st.fixed_dictionaries({"block": fractions, "token": fractions}),
     ),

@@ -87,6 +87,23 @@ def test_skips_in_a_row_are_capped(policy: Policy, values: list[float]) -> None:
         assert "." * (limit + 1) not in letters(run(policy, values))
 
 
+@given(simples, readings)
+def test_steps_in_a_row_that_are_not_full_are_capped(policy: Policy, values: list[float]) -> None:
+    limit = policy.controller.max_consecutive_reuses
+    if limit is not None:
+        assert all(len(run) <= limit for run in letters(run(policy, values)).split("F"))
+
+
+def test_skips_and_refreshes_count_together_up_to_the_reuse_limit() -> None:
+    """0.25 a step, warning at 0.625: two skips, then refreshes that halve the estimate."""
+    policy = simple(1.0, warmup=1, cooldown=0, warning_fraction=0.625, max_consecutive_reuses=4)
+    decisions = run(policy, [0.0] + [0.25] * 11)
+    assert letters(decisions) == "F..BTF..BTF."
+    assert [d.reason for d in decisions if d.action is Action.FULL][1:] == ["reuse limit"] * 2
+    free = simple(1.0, warmup=1, cooldown=0, warning_fraction=0.625)
+    assert "F" not in letters(run(free, [0.0] + [0.25] * 11))[1:]
+
+
 @given(readings, st.integers(1, 6))
 def test_the_cap_is_reached_and_then_full(values: list[float], limit: int) -> None:
     policy = simple(1e9, warmup=1, cooldown=0, max_consecutive_skips=limit)
@@ -131,7 +148,7 @@ def test_a_nonfinite_reading_is_full_and_counted(policy: Policy, bad: float, ste
         assert decision.action is Action.FULL
         assert decision.nonfinite
         assert decision.reason == "nonfinite"
-        assert (after.err, after.skips, after.refreshes) == (0.0, 0, 0)
+        assert (after.err, after.skips, after.refreshes, after.reuses) == (0.0, 0, 0, 0)
 
 
 def test_a_finite_reading_is_not_counted() -> None:

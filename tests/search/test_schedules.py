@@ -316,3 +316,11 @@ def test_a_threshold_of_an_estimate_that_does_not_accumulate_is_a_quantile_of_si
     latest = policy.indicator.model_copy(update={"accumulate": "latest"})
     found = scheduler.threshold(policy.model_copy(update={"indicator": latest}), 0.7)
     assert found == pytest.approx(np.quantile(growth, 0.7), rel=1e-3)
+
+
+def test_a_window_is_no_longer_than_the_reuses_allowed(scheduler: Scheduler) -> None:
+    policy = online(None)
+    rule = policy.controller.model_copy(update={"max_consecutive_reuses": 3})
+    limited = policy.model_copy(update={"controller": rule})
+    assert scheduler.threshold(limited, 0.9) == scheduler.threshold(online(3), 0.9)
+    assert scheduler.threshold(limited, 0.9) < scheduler.threshold(policy, 0.9)

@@ -26,6 +26,7 @@ class ControllerState:
         err: accumulated error estimate since the last full step.
         skips: consecutive skips.
         refreshes: block and token refreshes since the last full step.
+        reuses: steps since the last full step, skips and refreshes together.
         full_at: the last full step.
     """
 
@@ -33,6 +34,7 @@ class ControllerState:
     err: float = 0.0
     skips: int = 0
     refreshes: int = 0
+    reuses: int = 0
     full_at: int = 0
 
 
@@ -60,9 +62,10 @@ def decide(
 def _advance(state: ControllerState, decision: Decision, info: StepInfo) -> ControllerState:
     if decision.action is Action.FULL:
         return ControllerState(computed=True, full_at=info.step)
+    after = replace(state, err=decision.err, reuses=state.reuses + 1)
     if decision.action is Action.SKIP:
-        return replace(state, err=decision.err, skips=state.skips + 1)
-    return replace(state, err=decision.err, skips=0, refreshes=state.refreshes + 1)
+        return replace(after, skips=state.skips + 1)
+    return replace(after, skips=0, refreshes=state.refreshes + 1)
 
 
 def _guard(policy: Policy, state: ControllerState, info: StepInfo, reading: Reading) -> Decision | None:
@@ -165,6 +168,8 @@ def _dual_threshold(
     err = growth if policy.indicator.accumulate == "latest" else state.err + growth
     if err >= rule.critical:
         return Decision(Action.FULL, "critical")
+    if rule.max_consecutive_reuses is not None and state.reuses >= rule.max_consecutive_reuses:
+        return Decision(Action.FULL, "reuse limit")
     if err < rule.warning or not rule.polish:
         limit = rule.max_consecutive_skips
         if limit is not None and state.skips >= limit:

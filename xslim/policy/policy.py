@@ -49,6 +49,7 @@ class DualThreshold(Document):
     warmup: Annotated[int, Field(ge=1, le=10_000)] = 3
     cooldown: Count = 1
     max_consecutive_skips: Annotated[int, Field(ge=1, le=10_000)] | None = 6
+    max_consecutive_reuses: Annotated[int, Field(ge=1, le=10_000)] | None = None  # skips and refreshes
     polish: Annotated[tuple[Literal["block", "token"], ...], Field(strict=False)] = ("block", "token")
     relief: Relief = Relief()
 
