@@ -187,6 +187,10 @@ class Replay:
 
     def _token_share(self, policy: Policy, step: int) -> float:
         """Length of the error that a token refresh leaves, by that of a skip."""
+        if (
+            policy.token.select == "random"
+        ):  # which leaves, on average, as much of the square as of the tokens
+            return float(np.sqrt(1.0 - policy.token.budget))
         if not self.profile.tokens.size:
             return 1.0 - policy.token.budget
         budgets = (0.0, *TOKEN_BUDGETS, 1.0)
@@ -238,11 +242,11 @@ class Replay:
     def _decided_row(self, policy: Policy, readings: list[Mapping[str, float]]) -> str:
         steps, sigmas = self.profile.num_steps, self.cost.sigmas
         state, letters = FRESH, []
-        computed = 0  # residuals that a token refresh ranks its tokens by
+        computed = 0  # residuals, of which a token refresh needs some
         for step in range(steps):
             info = StepInfo(step, steps, None if sigmas is None else sigmas[step])
             decision, after = decide(policy, state, info, readings[step])
-            if decision.action is Action.TOKEN and computed < 2:
+            if decision.action is Action.TOKEN and computed < policy.token.history:
                 decision, after = decide(_ALWAYS, state, info, {})
             state = after
             computed += decision.action is not Action.SKIP

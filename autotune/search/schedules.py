@@ -200,7 +200,8 @@ class Scheduler:
         self, policy: Policy, letters: list[str], steps: tuple[int, ...], asked: Schedule, matrix: Array
     ) -> list[str]:
         """Letters with refreshes, each in place of the skip where it lowers the estimate most."""
-        first = steps[1] if len(steps) > 1 else self.profile.num_steps  # tokens are ranked by two residuals
+        needed = policy.token.history  # computed residuals before a token refresh
+        first = steps[needed - 1] if len(steps) >= needed else self.profile.num_steps
         trial = list(letters)
         for number in range(asked.refreshes):
             letter = asked.polish[number % len(asked.polish)]

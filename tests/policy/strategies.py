@@ -106,7 +106,12 @@ policy_data = st.tuples(
         ) | st.builds(dict, threshold=thresholds) | st.builds(
             dict, first=st.integers(1, 9), last=st.integers(0, 9)
         ),
-        token=subset(budget=budgets, age_weight=amounts),
+        token=subset(
+            budget=budgets,
+            age_weight=amounts,
+            select=st.sampled_from(["change", "random"]),
+            kv_writeback=st.booleans(),
+        ),
         predictor=predictors,
         guards=subset(sigma_windows=st.lists(st.tuples(amounts, amounts).map(list), max_size=3)),
         batch=st.just("per-sample"),

@@ -201,6 +201,17 @@ def test_an_online_run_is_counted_by_its_actions() -> None:
         model.compute_fraction(policy, "FF")
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_random_and_frozen_refreshes_are_counted(name: str) -> None:
+    """A random choice needs one computed residual only."""
+    live, model = subject(name, 3), counted(name, 3)
+    for token in ({"select": "random"}, {"select": "random", "kv_writeback": False}, {"kv_writeback": False}):
+        policy = pattern("FT.TF..TF.T.", token={"budget": 0.3, **token})
+        agree(model, live, policy)
+        letters = "".join(done.action for done in dry_run(policy, LENGTH))
+        assert letters == ("FT.TF..TF.T." if "select" in token else "FF.TF..TF.T.")
+
+
 @pytest.mark.parametrize("block", [{"first": 1}, {"first": 2, "last": 1}, {"last": 2}], ids=str)
 def test_refreshes_by_position_are_counted_exactly(block: dict[str, int]) -> None:
     """The probe is the first block's own run, and comes on top where that block is replayed."""

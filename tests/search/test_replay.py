@@ -148,6 +148,15 @@ def test_a_token_refresh_leaves_less_with_every_token(measured: bool) -> None:
         assert replay.run(policy).products[4, 4] == pytest.approx(share * skipped)
 
 
+def test_random_tokens_leave_as_much_of_the_square_as_of_the_tokens() -> None:
+    profile, vectors = random_profile(5, STEPS)
+    skipped = (residual_errors(vectors, HOLD, (0,)) ** 2).sum(2).mean(0)[4]
+    policy = pattern("F...T.......", token={"budget": 0.3, "select": "random"})
+    replayed = Replay(profile).run(policy)
+    assert replayed.actions[0] == "F...T.......", "one residual is enough"
+    assert replayed.products[4, 4] == pytest.approx(0.7 * skipped)
+
+
 def test_a_refresh_feeds_later_predictions() -> None:
     """Newton reads the refreshed residual as the newest one, at the step of the refresh."""
     profile, _ = random_profile(6, STEPS)

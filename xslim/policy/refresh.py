@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
-from xslim.policy.document import Document
+from xslim.policy.document import UNWRITTEN, Document
 
 Budget = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
@@ -72,8 +72,20 @@ class TokenReuse(Document):
 
     Attributes:
         budget: share of the image tokens that is recomputed, per sample.
-        age_weight: bonus per refresh that a token was left out, in units of the mean change.
+        age_weight: bonus per refresh that a token was left out, in units of the mean change; not read by
+            `random`.
+        select: `change` takes those with the largest change; `random` any, the same for all samples of a
+            batch and at every run of a step (which does as well, DuCa, arXiv:2412.18911).
+        kv_writeback: a refresh keeps the fresh keys and values for later ones; without, those of the last
+            full step stay (ReCAP, arXiv:2505.19089).
     """
 
     budget: Budget = 0.5
     age_weight: NonNegative = 0.25
+    select: Annotated[Literal["change", "random"], UNWRITTEN] = "change"
+    kv_writeback: Annotated[bool, UNWRITTEN] = True
+
+    @property
+    def history(self) -> int:
+        """Number of computed residuals that a refresh needs: to predict, and to tell the change of tokens."""
+        return 2 if self.select == "change" else 1

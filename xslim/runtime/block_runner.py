@@ -172,6 +172,6 @@ class BlockRunner:
         small = part.of_tokens(chosen)
         with RefreshKeysValues(calls, self._state.keys_values.take(block, rows), chosen) as mode:
             out = small.unpack(run_eagerly(small, forward))
-        if mode.kept:
+        if mode.kept and self._task.policy.token.kv_writeback:
             self._state.keys_values.store(block, mode.kept, rows)
         return Streams(scatter_tokens(part.streams.image, chosen, out.image), out.text)

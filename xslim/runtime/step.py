@@ -20,7 +20,7 @@ from xslim.runtime.model import LiveModel
 from xslim.runtime.plan import Plan
 from xslim.runtime.predictors import predict
 from xslim.runtime.rows import Rows
-from xslim.runtime.tokens import gather_tokens, scatter_tokens
+from xslim.runtime.tokens import gather_tokens, random_tokens, scatter_tokens
 
 
 class Step:
@@ -76,7 +76,15 @@ class Step:
             state.controllers[row] = after
         self.decisions = tuple(decisions)
         self._plan = Plan(self.decisions, state.compute_flags, call.streams.image.device)
-        self._tokens = state.tokens.select(self._plan.token, task.policy)
+        self._tokens = self._chosen(call)
+
+    def _chosen(self, call: BlockCall) -> Tensor | None:
+        """The tokens that the T samples recompute, [rows, chosen]."""
+        rows, policy = self._plan.token, self._task.policy
+        if not len(rows) or policy.token.select == "change":
+            return self._state.tokens.select(rows, policy)
+        chosen = random_tokens(call.image_tokens, policy, self._task.info.step, call.streams.image.device)
+        return chosen.expand(len(rows), -1)
 
     def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
         """Measure all signals of all samples; one host synchronisation, none on CUDA without signals."""
@@ -123,8 +131,9 @@ class Step:
     def _can(self, decision: Decision, row: int) -> bool:
         """Whether what a decision needs was kept."""
         if decision.action is Action.TOKEN:
-            twice = len(self._state.history.times[row]) >= 2  # the change of the tokens is known
-            return twice and self._state.keys_values.complete(len(self._model.blocks))
+            times = self._state.history.times
+            known = bool(times) and len(times[row]) >= self._task.policy.token.history
+            return known and self._state.keys_values.complete(len(self._model.blocks))
         if decision.action is Action.SKIP:
             return bool(self._state.history.times and self._state.history.times[row])
         if decision.action is Action.BLOCK:
@@ -177,6 +186,8 @@ class Step:
         """Update the change and the age of the tokens that were computed."""
         state = self._state
         if Action.TOKEN not in self._task.keeps and not len(self._plan.token):
+            return
+        if self._task.policy.token.select == "random":
             return
         change = state.history.change()
         if change is None:
