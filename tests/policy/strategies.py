@@ -49,7 +49,8 @@ interval = st.fixed_dictionaries(
         "every": st.integers(1, 9),
         "warmup": st.integers(1, 9),
         "cooldown": st.integers(0, 4),
-    }
+    },
+    optional={"between": st.lists(st.sampled_from(["skip", "token", "block"]), min_size=1, max_size=4)},
 )
 tables = st.integers(1, 8).flatmap(
     lambda width: st.lists(

@@ -239,6 +239,33 @@ def test_a_profiled_table_serves_any_number_of_steps() -> None:
         assert math.isclose(last.err, 2.0 * (steps - 1) / steps)
 
 
+@given(
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.lists(st.sampled_from(["skip", "token", "block"]), min_size=1, max_size=4),
+)
+def test_what_lies_between_takes_turns_anew_after_every_computed_step(
+    every: int, warmup: int, cooldown: int, between: list[str]
+) -> None:
+    rule = {"kind": "interval", "every": every, "warmup": warmup, "cooldown": cooldown}
+    plain, mixed = (
+        letters(run(Policy(controller=c), [0.0] * 30)) for c in (rule, {**rule, "between": between})
+    )
+    named = {"skip": ".", "token": "T", "block": "B"}
+    gaps = ["".join(named[between[i % len(between)]] for i in range(len(gap))) for gap in plain.split("F")]
+    assert mixed == "F".join(gaps)
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [(["token"], "FFTTFTTF"), (["token", "skip"], "FFT.FT.F"), (["block", "skip", "token"], "FFB.FB.F")],
+)
+def test_intervals_as_toca_and_duca(between: list[str], expected: str) -> None:
+    policy = Policy(controller={"kind": "interval", "every": 3, "warmup": 2, "between": between})
+    assert letters(run(policy, [0.0] * 8)) == expected
+
+
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4), st.integers(1, 40))
 def test_interval_semantics(every: int, warmup: int, cooldown: int, steps: int) -> None:
     controller = {"kind": "interval", "every": every, "warmup": warmup, "cooldown": cooldown}

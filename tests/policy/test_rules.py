@@ -16,7 +16,7 @@ from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration, Polynomial
 from xslim.policy.decision import Action
 from xslim.policy.policy import BlockReuse
-from xslim.policy.schedule import actions_before_next_full, remap, residual_is_read
+from xslim.policy.schedule import actions_before_next_full, refreshes_blocks, remap, residual_is_read
 from xslim.policy.selection import select_blocks
 
 # calibration
@@ -250,6 +250,34 @@ def test_what_lies_ahead_of_a_step(steps: str, step: int) -> None:
     ahead = steps[step + 1 :].split("F")[0]
     found = actions_before_next_full(Policy.from_pattern(steps), step, len(steps))
     assert found == {Action(letter) for letter in ahead}
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.sampled_from(["skip", "token", "block"]), min_size=1, max_size=4),
+    st.integers(0, 11),
+    st.integers(1, 3),
+)
+def test_an_interval_is_planned_like_the_pattern_of_its_actions(
+    every: int, between: list[str], step: int, history: int
+) -> None:
+    controller = {"kind": "interval", "every": every, "warmup": 2, "cooldown": 1, "between": between}
+    policy = Policy(controller=controller)
+    letters = "".join(policy.controller.action(i, 12) for i in range(12))
+    same = Policy.from_pattern(letters)
+    assert actions_before_next_full(policy, step, 12) == actions_before_next_full(same, step, 12)
+    assert residual_is_read(policy, step, 12, history) == residual_is_read(same, step, 12, history)
+    assert refreshes_blocks(policy) == refreshes_blocks(same)
+
+
+@pytest.mark.parametrize(
+    ("between", "problem"), [([], "at least 1 item"), (["full"], "'skip', 'token' or 'block'")]
+)
+def test_what_lies_between_is_no_full_step(between: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        Policy(controller={"kind": "interval", "every": 3, "between": between})
+    assert caught.value.key.startswith("controller.between")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_dual_threshold_may_do_what_its_polish_says() -> None:

@@ -103,7 +103,16 @@ def test_tables_and_intervals_are_counted(name: str) -> None:
     rows = [[rng.randint(0, 1) for _ in model.kinds] for _ in range(LENGTH - 2)]
     rows = [[1] * len(model.kinds), *rows, [0] * len(model.kinds)]
     agree(model, live, Policy.parse({"controller": {"kind": "table", "blocks": rows}}))
-    agree(model, live, Policy.parse({"controller": {"kind": "interval", "every": 3, "warmup": 2}}))
+    interval = {"kind": "interval", "every": 4, "warmup": 2}
+    for between in (["skip"], ["token"], ["token", "skip"], ["block", "token", "skip"]):
+        policy = Policy.parse(
+            {
+                "controller": {**interval, "between": between},
+                "block": {"first": 1, "last": 1},
+                "token": {"budget": 0.3},
+            }
+        )
+        agree(model, live, policy)
 
 
 @pytest.mark.parametrize(

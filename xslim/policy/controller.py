@@ -91,10 +91,7 @@ def _rule(policy: Policy, state: ControllerState, info: StepInfo, reading: Readi
 def static_decision(controller: Pattern | Interval | Table, info: StepInfo) -> Decision:
     """What a static controller does at a step; beyond its end every step is full."""
     if isinstance(controller, Interval):
-        warm = info.step < controller.warmup
-        cool = info.step >= info.num_steps - controller.cooldown
-        due = (info.step - controller.warmup + 1) % controller.every == 0
-        return Decision(Action.FULL if warm or cool or due else Action.SKIP, "interval")
+        return Decision(controller.action(info.step, info.num_steps), "interval")
     if isinstance(controller, Pattern):
         if info.step >= len(controller.steps):
             return Decision(Action.FULL, "beyond schedule")

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
 from xslim.policy.decision import Action
-from xslim.policy.document import Document
+from xslim.policy.document import UNWRITTEN, Document
 from xslim.policy.indicator import CHANGES as CHANGES
 from xslim.policy.indicator import RESIDUALS_READ as RESIDUALS_READ
 from xslim.policy.indicator import SIGNALS as SIGNALS
@@ -28,6 +28,10 @@ Count = Annotated[int, Field(ge=0, le=10_000)]
 
 LETTERS = "".join(Action)
 REFRESHES = (Action.BLOCK, Action.TOKEN)
+REUSES = {"skip": Action.SKIP, "block": Action.BLOCK, "token": Action.TOKEN}  # by their names in lists
+Between = Annotated[
+    tuple[Literal["skip", "token", "block"], ...], Field(strict=False, min_length=1, max_length=10_000)
+]
 
 
 class Relief(Document):
@@ -91,12 +95,33 @@ class Pattern(Document):
 
 
 class Interval(Document):
-    """Compute every n-th step after the warm-up. Source: FORA, arXiv:2407.01425."""
+    """Compute every n-th step after the warm-up. Source: FORA, arXiv:2407.01425.
+
+    Attributes:
+        every: steps from one computed step to the next.
+        warmup: steps at the beginning that are all computed.
+        cooldown: likewise at the end.
+        between: what the steps after a computed one do, in turn (ToCa, arXiv:2410.05317, refreshes tokens;
+            DuCa, arXiv:2412.18911, refreshes tokens and skips by turns).
+    """
 
     kind: Literal["interval"] = "interval"
     every: Annotated[int, Field(ge=1, le=10_000)]
     warmup: Annotated[int, Field(ge=1, le=10_000)] = 1
     cooldown: Count = 0
+    between: Annotated[Between, UNWRITTEN] = ("skip",)
+
+    def action(self, step: int, num_steps: int) -> Action:
+        """What a step of a request does."""
+        behind = (step - self.warmup + 1) % self.every  # steps since the last computed one
+        if step < self.warmup or step >= num_steps - self.cooldown or behind == 0:
+            return Action.FULL
+        return REUSES[self.between[(behind - 1) % len(self.between)]]
+
+    @property
+    def reuses(self) -> frozenset[Action]:
+        """What is done between two computed steps."""
+        return frozenset(REUSES[name] for name in self.between[: self.every - 1])
 
 
 class Table(Document):
