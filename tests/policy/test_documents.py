@@ -14,8 +14,10 @@ import xslim
 from tests.policy.strategies import policies, presets
 from xslim import Policy, Preset
 from xslim.errors import ConfigError, PresetVersionError, XSlimError
+from xslim.policy.decision import Action
 from xslim.policy.document import dump_yaml, parse_yaml
 from xslim.policy.preset import config_sha256, parse_preset, shipped_presets
+from xslim.policy.schedule import actions_before_next_full
 
 VALID = {
     "schema_version": 1,
@@ -338,3 +340,16 @@ def test_a_later_key_is_written_where_it_is_not_the_default() -> None:
     ):
         policy = Policy(controller=CONTROLLERS[0], indicator={"accumulate": word})
         assert policy.to_data()["indicator"] == written
+
+
+def test_the_published_rules_of_the_docs_are_policies() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+    block = text.partition("## Published rules as policies")[2].partition("```yaml")[2].partition("```")[0]
+    rules = {name: Policy.parse(data) for name, data in parse_yaml(block).items()}
+    assert len(rules) == 8
+    for policy in rules.values():
+        assert Policy.parse(parse_yaml(dump_yaml(policy.to_data()))) == policy
+    kept = {name: actions_before_next_full(policy, 18, 50) for name, policy in rules.items()}
+    assert Action.BLOCK in kept["first-block-cache"] & kept["dbcache"]
+    assert kept["teacache"] == kept["magcache"] == kept["easycache"] == {Action.SKIP}
+    assert kept["duca"] == {Action.SKIP, Action.TOKEN}
