@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import Field
 
@@ -34,6 +34,13 @@ class StepCost:
 
     fraction: float
     seconds: float | None
+
+
+class _Refreshed(NamedTuple):
+    """A block refresh of all samples: MACs in its blocks, and how many samples replay the first block."""
+
+    macs: float
+    unprobed: int
 
 
 class CostModel(Document):
@@ -148,7 +155,7 @@ class CostModel(Document):
         policy = Policy.from_pattern(policy) if isinstance(policy, str) else policy
         for branch in self.branches:
             done = dry_run(policy, self.num_steps, self.sigmas, actions, branch.whole)
-            chosen: dict[int, float] = {}
+            chosen: dict[int, _Refreshed] = {}
             for step, call in enumerate(done):
                 yield self._call(policy, branch, step, call, chosen)
 
@@ -168,9 +175,10 @@ class CostModel(Document):
         return self.fit
 
     def _call(
-        self, policy: Policy, branch: BranchCost, step: int, done: Done, chosen: dict[int, float]
+        self, policy: Policy, branch: BranchCost, step: int, done: Done, chosen: dict[int, _Refreshed]
     ) -> CallCost:
         table, rows = branch.table, branch.rows
+        unprobed = rows if done.action in (Action.SKIP, Action.TOKEN) else 0
         if done.action is Action.FULL:
             inside = rows * (table.total - table.outside)
         elif done.action is Action.TOKEN:
@@ -184,9 +192,10 @@ class CostModel(Document):
             origin = done.selected_at or 0
             if origin not in chosen:
                 flags = self.selected_blocks(policy, branch, origin)
-                chosen[origin] = sum(_computed(table, f) for f in flags)
-            inside = chosen[origin]
-        extra = rows * self._measuring(policy, branch, done.action)
+                macs = sum(_computed(table, f) for f in flags)
+                chosen[origin] = _Refreshed(macs, sum(not f[0] for f in flags))
+            inside, unprobed = chosen[origin]
+        extra = self._measuring(policy, branch, unprobed)
         predicts = done.action in (Action.SKIP, Action.TOKEN)
         return CallCost(
             step=step,
@@ -226,12 +235,20 @@ class CostModel(Document):
             for row in branch.changes[step]
         ]
 
-    def _measuring(self, policy: Policy, branch: BranchCost, action: Action) -> float:
-        """MACs of one sample that measuring the signals takes."""
-        table = branch.table
-        costs = {"modulated_input": table.modulation, "timestep_embedding": table.embedding}
-        if action in (Action.SKIP, Action.TOKEN):  # the others use the first block's result
-            costs["first_block"] = table.blocks[0].full
+    def _measuring(self, policy: Policy, branch: BranchCost, unprobed: int) -> float:
+        """MACs that measuring the signals takes.
+
+        Args:
+            policy: whose signals.
+            branch: that is called.
+            unprobed: samples that do not compute the first block anyway.
+        """
+        table, rows = branch.table, branch.rows
+        costs = {
+            "modulated_input": rows * table.modulation,
+            "timestep_embedding": rows * table.embedding,
+            "first_block": unprobed * table.blocks[0].full,
+        }
         return sum(costs.get(name, 0.0) for name in policy.signals)
 
 

@@ -41,7 +41,7 @@ class _Branch:
         self._table = isinstance(policy.controller, Table)
         self.keeps = [actions_before_next_full(policy, step, num_steps) for step in range(num_steps)]
         refreshes = any(Action.TOKEN in kept for kept in self.keeps)
-        self._capacity = max(policy.history, 2 if refreshes else 1)
+        self._capacity = max(policy.history, policy.token.history if refreshes else 1)
         self._keys_values = False
         self.residuals = 0
         self.selected_at: int | None = None
@@ -49,7 +49,7 @@ class _Branch:
     def can(self, action: Action) -> bool:
         """Whether what an action needs was kept; the runtime computes in full where it was not."""
         if action is Action.TOKEN:
-            return self.residuals >= 2 and self._keys_values
+            return self.residuals >= self._policy.token.history and self._keys_values
         if action is Action.SKIP:
             return self.residuals > 0
         return action is not Action.BLOCK or self._table or self.selected_at is not None

@@ -14,7 +14,7 @@ from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
 from xslim.policy.document import Document, describe
-from xslim.policy.policy import TABLE_SIGNALS, Controller, Indicator, Pattern, Policy
+from xslim.policy.policy import CHANGES, TABLE_SIGNALS, Controller, Indicator, Pattern, Policy
 from xslim.policy.preset import load_preset
 
 POLICY = "policy"  # a searched key that stands for the whole policy
@@ -92,6 +92,12 @@ class Family(Document):
         _normalise_weights(data)
         _calibrate(data, calibration)
         policy = Policy.parse(data)
+        if quantile is not None and policy.indicator.follows_decisions:
+            raise ConfigError(
+                "a profile does not tell changes since the last computed step; search controller.critical, "
+                "or leave indicator.compare at previous",
+                key=QUANTILE,
+            )
         if planner is None:
             return policy
         if schedule is not None:
@@ -180,19 +186,41 @@ def _normalise_weights(data: dict[str, Any]) -> None:
 
 
 def _calibrate(data: dict[str, Any], calibration: Mapping[str, Calibration]) -> None:
-    """Give the signals that an online policy reads their maps from the profile."""
+    """Give the signals that an online policy reads the profile's maps, unless they keep their own."""
     controller, signals = data.get("controller"), _signals(data)
     if signals is None or not isinstance(controller, Mapping) or controller.get("kind") != "dual-threshold":
         return
-    if calibration:
-        used = {
-            name: calibration[name].to_data() for name, w in signals.items() if w > 0 and name in calibration
-        }
-        _put(data, "indicator.calibration", used)
+    indicator = data.get("indicator", {})
+    own = _own_maps(indicator)
+    if not calibration:
+        for name in TABLE_SIGNALS:
+            if name in signals and name not in own:
+                _put(data, f"indicator.calibration.{name}", FLAT_TABLE)
         return
-    for name in TABLE_SIGNALS:
-        if name in signals:
-            _put(data, f"indicator.calibration.{name}", FLAT_TABLE)
+    used: dict[str, Any] = {}
+    for name in (name for name, weight in signals.items() if weight > 0):
+        if name in own:
+            used[name] = own[name]
+        elif name in calibration and not _follows_decisions(indicator, name):
+            used[name] = calibration[name].to_data()
+    _put(data, "indicator.calibration", used)
+
+
+def _follows_decisions(indicator: Mapping[str, Any], name: str) -> bool:
+    """Whether a signal compares with the last full step; the profile's map is of the step before."""
+    return name in CHANGES and indicator.get("compare") == "computed"
+
+
+def _own_maps(indicator: Mapping[str, Any]) -> dict[str, Any]:
+    """The maps that stay: published polynomials, and those of what the profile does not tell."""
+    given = indicator.get("calibration", {})
+    if not isinstance(given, Mapping):
+        return {}
+    return {
+        name: found
+        for name, found in given.items()
+        if _follows_decisions(indicator, name) or (isinstance(found, Mapping) and "polynomial" in found)
+    }
 
 
 def _put(data: dict[str, Any], key: str, value: Any) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor
 from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_steps import Done, dry_run
 from autotune.scoring.profile import TOKEN_BUDGETS, Array, Profile
+from xslim.errors import ConfigError
 from xslim.policy.controller import FRESH, decide
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import BlockReuse, DualThreshold, Policy, Predictor
@@ -58,12 +59,30 @@ class Replay:
     _blocks: dict[tuple[BlockReuse, int], Array] = field(default_factory=dict)
     _weights: dict[tuple[Predictor, tuple[int, ...], int], Array] = field(default_factory=dict)
 
+    def knows(self, policy: Policy) -> bool:
+        """Whether the profile has what the policy decides by: no signal that follows its own full steps."""
+        return not (isinstance(policy.controller, DualThreshold) and policy.indicator.follows_decisions)
+
+    def check(self, policy: Policy) -> None:
+        """Refuse what the profile does not tell.
+
+        Raises:
+            ConfigError: the policy is not one that the replay `knows`.
+        """
+        if not self.knows(policy):
+            raise ConfigError(
+                "got computed, and a profile has the changes between neighbouring steps only, so nothing can "
+                "be replayed or planned; search controller.critical, or use previous",
+                key="indicator.compare",
+            )
+
     def run(self, policy: Policy) -> Replayed:
         """Replay a policy.
 
         Raises:
-            ConfigError: the policy cannot be remapped to the profile's steps.
+            ConfigError: the policy cannot be remapped to the profile's steps, or `check` refuses it.
         """
+        self.check(policy)
         if isinstance(policy.controller, DualThreshold):
             decided = self._decided(policy)
         else:
@@ -168,6 +187,10 @@ class Replay:
 
     def _token_share(self, policy: Policy, step: int) -> float:
         """Length of the error that a token refresh leaves, by that of a skip."""
+        if (
+            policy.token.select == "random"
+        ):  # which leaves, on average, as much of the square as of the tokens
+            return float(np.sqrt(1.0 - policy.token.budget))
         if not self.profile.tokens.size:
             return 1.0 - policy.token.budget
         budgets = (0.0, *TOKEN_BUDGETS, 1.0)
@@ -219,11 +242,11 @@ class Replay:
     def _decided_row(self, policy: Policy, readings: list[Mapping[str, float]]) -> str:
         steps, sigmas = self.profile.num_steps, self.cost.sigmas
         state, letters = FRESH, []
-        computed = 0  # residuals that a token refresh ranks its tokens by
+        computed = 0  # residuals, of which a token refresh needs some
         for step in range(steps):
             info = StepInfo(step, steps, None if sigmas is None else sigmas[step])
             decision, after = decide(policy, state, info, readings[step])
-            if decision.action is Action.TOKEN and computed < 2:
+            if decision.action is Action.TOKEN and computed < policy.token.history:
                 decision, after = decide(_ALWAYS, state, info, {})
             state = after
             computed += decision.action is not Action.SKIP

@@ -100,24 +100,28 @@ class Scheduler:
     def threshold(self, policy: Policy, quantile: float) -> float:
         """Return the critical error that a share of the recorded windows stay below.
 
-        A window is a run of steps that one computation could serve, up to the policy's limit of skips; its
-        error is the sum of the policy's own estimate of growth over it. 0 computes every step.
+        A window is a run of steps that one computation could serve, up to the policy's limits; its error is
+        the sum of the policy's own estimate of growth over it. An estimate that does not accumulate has
+        windows of one step. 0 computes every step.
 
         Args:
             policy: an online one; its indicator and its limit of skips are used.
             quantile: the share, 0 to 1.
+
+        Raises:
+            ConfigError: the profile does not tell the policy's signals.
         """
+        self.replay.check(policy)
         growth = self._growth(policy)
-        rule = policy.controller
-        limit = rule.max_consecutive_skips if isinstance(rule, DualThreshold) else None
-        longest = min((limit or WINDOW) + 1, growth.shape[0])
+        longest = min(_longest_window(policy), growth.shape[0])
         sums = [
             np.lib.stride_tricks.sliding_window_view(growth, length, axis=0).sum(-1).ravel()
             for length in range(1, longest + 1)
         ]
         known = np.concatenate(sums)
         known = known[np.isfinite(known)]
-        return float(np.quantile(known, quantile)) if len(known) and quantile > 0 else 0.0
+        # a polynomial may be negative, a threshold may not
+        return max(0.0, float(np.quantile(known, quantile))) if len(known) and quantile > 0 else 0.0
 
     def _growth(self, policy: Policy) -> Array:
         """The policy's estimate of growth at every step, [steps - 1, rows], NaN where undefined."""
@@ -196,7 +200,8 @@ class Scheduler:
         self, policy: Policy, letters: list[str], steps: tuple[int, ...], asked: Schedule, matrix: Array
     ) -> list[str]:
         """Letters with refreshes, each in place of the skip where it lowers the estimate most."""
-        first = steps[1] if len(steps) > 1 else self.profile.num_steps  # tokens are ranked by two residuals
+        needed = policy.token.history  # computed residuals before a token refresh
+        first = steps[needed - 1] if len(steps) >= needed else self.profile.num_steps
         trial = list(letters)
         for number in range(asked.refreshes):
             letter = asked.polish[number % len(asked.polish)]
@@ -211,6 +216,17 @@ class Scheduler:
 
             trial[min(free, key=error)] = letter
         return trial
+
+
+def _longest_window(policy: Policy) -> int:
+    """Steps whose growth may add up before a step is full."""
+    rule = policy.controller
+    if policy.indicator.accumulate == "latest":
+        return 1
+    limits = (
+        (rule.max_consecutive_skips, rule.max_consecutive_reuses) if isinstance(rule, DualThreshold) else ()
+    )
+    return min((limit for limit in limits if limit is not None), default=WINDOW) + 1
 
 
 def _middles(letters: Sequence[str]) -> list[int]:

@@ -7,6 +7,7 @@ proposed. Where the model does not rank well, it proposes nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from autotune.search.identity import effective_key
 from autotune.search.objective import COSTS, METRIC_OF, PREDICTED, TINY, Bound, log_metric
 from autotune.search.pareto import front, hypervolume
 from autotune.search.points import Point, budgets, variants
+from autotune.search.replay import Replayed
 from autotune.search.schedules import Scheduler
 from autotune.search.space import SearchSpace
 from xslim.policy.policy import Policy
@@ -32,20 +34,21 @@ REMEMBERED = 2000  # candidates; each takes 20 KiB at 50 steps
 GRID = 0.25  # tilt and bend are rounded to it, so that schedules are computed once
 OPTIMISM = 0.5  # standard deviations by which a prediction is taken to be better than it is
 MOST_COMPUTE = 0.6  # share of the uncached MACs above which nothing is proposed: it saves too little
+UNKNOWN = Replayed((), math.nan, np.full((1, 1), math.nan))  # of a policy that cannot be replayed
 MARGIN = 0.1  # of each objective's range, beyond the worst known value, for the reference of the volume
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A point of the space that was replayed.
+    """A point of the space, replayed where a profile tells what it does.
 
     Attributes:
         family: of the space.
         params: its point.
         policy: the policy.
         sampling: how the request is sampled.
-        compute_fraction: predicted share of the uncached MACs.
-        products: inner products of its residual errors.
+        compute_fraction: predicted share of the uncached MACs; NaN where it cannot be replayed.
+        products: inner products of its residual errors; likewise.
         key: of the policy.
     """
 
@@ -109,10 +112,11 @@ class Screen:
         }
 
     def note(self, policy: Policy, sampling: Sampling, scalars: Mapping[str, float]) -> None:
-        """Take a measured trial into account, unless its scheduler is not the profile's."""
-        if sampling.scheduler is not None:
+        """Take a measured trial into account, unless it cannot be replayed or has another scheduler."""
+        replay = self._at(sampling).replay
+        if sampling.scheduler is not None or not replay.knows(policy):
             return
-        products = self._at(sampling).replay.run(policy).products
+        products = replay.run(policy).products
         self._products = [*self._products[1 - FITTED :], products]
         self._scalars = [*self._scalars[1 - FITTED :], scalars]
         self._noted += 1
@@ -155,13 +159,14 @@ class Screen:
         return self._schedulers[steps]
 
     def candidate(self, family: str, params: Mapping[str, Any]) -> Candidate:
-        """Replay a point; what was replayed before is remembered."""
+        """Replay a point, where it can be; what was replayed before is remembered."""
         key = f"{family} {sorted(params.items(), key=lambda item: item[0])!r}"
         if key not in self._replayed:
             if len(self._replayed) >= REMEMBERED:
                 del self._replayed[next(iter(self._replayed))]
             policy, sampling = self.setting(family, params)
-            replayed = self._at(sampling).replay.run(policy)
+            replay = self._at(sampling).replay
+            replayed = replay.run(policy) if replay.knows(policy) else UNKNOWN
             self._replayed[key] = Candidate(
                 family,
                 dict(params),
@@ -176,6 +181,8 @@ class Screen:
     def first(self, points: Iterable[Point], count: int) -> list[Candidate]:
         """Choose points to begin with: spread over the compute, the least estimated error at each.
 
+        Points that cannot be replayed come behind these, before the rest.
+
         Args:
             points: candidates.
             count: how many are wanted.
@@ -188,8 +195,9 @@ class Screen:
         best = front([(c.compute_fraction, error) for c, error in zip(pool, errors, strict=True)])
         rest = [i for i in range(len(pool)) if i not in set(best)]
         rest.sort(key=lambda i: self._behind(pool[i], errors[i], pool, errors, best))
-        ordered = [*_spread_order([pool[i].compute_fraction for i in best], best), *rest]
-        return [pool[i] for i in ordered[:count]]
+        leading = [pool[i] for i in _spread_order([pool[i].compute_fraction for i in best], best)]
+        unknown = [candidate for candidate in distinct.values() if np.isnan(candidate.compute_fraction)]
+        return [*leading, *unknown, *(pool[i] for i in rest)][:count]
 
     def _behind(
         self,
@@ -221,7 +229,7 @@ class Screen:
         chosen, gain = None, 1e-9
         for point in self.points(_around(found.weighting)):
             candidate = self.candidate(*point)
-            if candidate.compute_fraction > MOST_COMPUTE or candidate.key in known:
+            if not candidate.compute_fraction <= MOST_COMPUTE or candidate.key in known:
                 continue
             predicted = self._predicted(candidate)
             if predicted is None:

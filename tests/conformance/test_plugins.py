@@ -13,7 +13,8 @@ import xslim
 from tests.policy.strategies import predictor_keys
 from tests.tiny import Tiny, noise, sample
 from xslim.policy.controller import TABLES
-from xslim.policy.policy import RESIDUALS_READ, SIGNALS, TABLE_SIGNALS, Policy, Predictor
+from xslim.policy.decision import Action
+from xslim.policy.policy import CHANGES, RESIDUALS_READ, SIGNALS, TABLE_SIGNALS, Policy, Predictor
 from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.indicators import INDICATORS, Features, Indicator, Measured
 from xslim.runtime.predictors import PREDICTORS, Kept, weights
@@ -44,7 +45,7 @@ def run(indicator: Indicator, steps: list[Features], scale: float = 1.0) -> list
     measured, history = [], ResidualHistory(HISTORY)
     for time, step in enumerate(steps):
         measured.append(reads(indicator, step, history))
-        indicator.observe(step.latent * scale, (True,) * len(step.latent))
+        indicator.observe(step.latent * scale, (Action.FULL,) * len(step.latent))
         history.push(
             step.probe() * scale, float(time), Rows(tuple(range(len(step.latent))), len(step.latent))
         )
@@ -69,7 +70,7 @@ def test_a_policy_keeps_the_residuals_that_its_signals_read(name: str) -> None:
     history = ResidualHistory(policy.history)
     for time, step in enumerate(steps):
         measured = reads(indicator, step, history)
-        indicator.observe(step.latent, (True,) * BATCH)
+        indicator.observe(step.latent, (Action.FULL,) * BATCH)
         history.push(step.probe(), float(time), Rows(tuple(range(BATCH)), BATCH))
     assert measured is not None
     assert all(measured.defined)
@@ -96,6 +97,29 @@ def test_indicator_rows_are_independent(name: str) -> None:
                 torch.testing.assert_close(whole.values[row], single.values[0])
 
 
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_change_may_be_against_the_last_full_step_of_each_sample(name: str) -> None:
+    """Against a batch of its own: a sample's reference moves at its full steps, not at its refreshes."""
+    rows = {0: "F.BTF.", 1: "FF....", 2: "FFFFFF"}
+    seen = [features(step) for step in range(6)]
+    indicator, feature = INDICATORS[name](), {
+        "modulated_input": lambda step: step.modulated(),
+        "first_block": lambda step: step.probe(),
+        "timestep_embedding": lambda step: step.time_embedding(),
+    }[name]  # fmt: skip
+    for step, now in enumerate(seen):
+        measured = indicator.measure(replace(now, compare="computed"))
+        for row, letters in rows.items():
+            if measured is None:
+                assert step == 0
+                continue
+            old = feature(seen[letters.rfind("F", 0, step)])[row]
+            expected = (feature(now)[row] - old).abs().mean() / old.abs().mean()
+            torch.testing.assert_close(measured.values[row], expected)
+        indicator.observe(now.latent, tuple(Action(letters[step]) for letters in rows.values()))
+        assert len(indicator.tensors()) == 1
+
+
 def test_indicator_of_a_skipped_row_ignores_what_the_others_computed(name: str) -> None:
     """Row 1 skips from step 3 on; its signal equals that of a batch of its own."""
 
@@ -107,7 +131,8 @@ def test_indicator_of_a_skipped_row_ignores_what_the_others_computed(name: str) 
             measured = reads(indicator, seen, history)
             computed = [True] * len(seen.latent)
             computed[position] = step < 3
-            indicator.observe(seen.latent * 2, tuple(computed))
+            actions = tuple(Action.FULL if flag else Action.SKIP for flag in computed)
+            indicator.observe(seen.latent * 2, actions)
             chosen = Rows.of(computed, seen.latent.device)
             if len(chosen):
                 history.push(chosen.take(seen.probe()), float(step), chosen)

@@ -169,6 +169,9 @@ def test_a_policy_with_token_refreshes_is_refused_where_they_do_not_work(
     else:
         with pytest.raises(UnsupportedModelError, match=reason):
             xslim.attach(model, Policy.from_pattern("FFT"), num_steps=3)
+        interval = Policy(controller={"kind": "interval", "every": 2, "between": ["token"]})
+        with pytest.raises(UnsupportedModelError, match=r"leave token out of controller\.between"):
+            xslim.attach(model, interval, num_steps=3)
 
 
 def test_held_bytes_are_those_of_the_formula(tiny: Tiny, model: nn.Module) -> None:

@@ -35,6 +35,7 @@ dual_threshold = st.tuples(
         warmup=st.integers(1, 9),
         cooldown=st.integers(0, 4),
         max_consecutive_skips=st.none() | st.integers(1, 9),
+        max_consecutive_reuses=st.none() | st.integers(1, 9),
         polish=st.lists(st.sampled_from(["block", "token"]), max_size=3),
         relief=st.fixed_dictionaries({"block": fractions, "token": fractions}),
     ),
@@ -48,7 +49,8 @@ interval = st.fixed_dictionaries(
         "every": st.integers(1, 9),
         "warmup": st.integers(1, 9),
         "cooldown": st.integers(0, 4),
-    }
+    },
+    optional={"between": st.lists(st.sampled_from(["skip", "token", "block"]), min_size=1, max_size=4)},
 )
 tables = st.integers(1, 8).flatmap(
     lambda width: st.lists(
@@ -63,15 +65,21 @@ increasing = st.lists(st.integers(0, 1000), min_size=2, max_size=8, unique=True)
 calibrations = increasing.flatmap(
     lambda x: st.lists(amounts, min_size=len(x), max_size=len(x)).map(lambda y: {"x": x, "y": y})
 )
+coefficients = st.lists(st.floats(-1e4, 1e4), min_size=1, max_size=6)
+maps = calibrations | coefficients.map(lambda c: {"polynomial": c})
 indicators = st.dictionaries(st.sampled_from(SIGNALS), st.floats(0.01, 10), min_size=1).flatmap(
     lambda signals: st.fixed_dictionaries(
         {
             "signals": st.just(signals),
             "calibration": st.fixed_dictionaries(
                 {name: calibrations for name in signals if name in TABLE_SIGNALS},
-                optional={name: calibrations for name in signals if name not in TABLE_SIGNALS},
+                optional={name: maps for name in signals if name not in TABLE_SIGNALS},
             ),
-        }
+        },
+        optional={
+            "accumulate": st.sampled_from(["sum", "latest"]),
+            "compare": st.sampled_from(["previous", "computed"]),
+        },
     )
 )
 thresholds = amounts | st.fixed_dictionaries({"double": amounts, "single": amounts})
@@ -96,8 +104,15 @@ policy_data = st.tuples(
         indicator=indicators,
         block=st.builds(
             dict, budget=budgets, start_block=st.integers(-1, 9)
-        ) | st.builds(dict, threshold=thresholds),
-        token=subset(budget=budgets, age_weight=amounts),
+        ) | st.builds(dict, threshold=thresholds) | st.builds(
+            dict, first=st.integers(1, 9), last=st.integers(0, 9)
+        ),
+        token=subset(
+            budget=budgets,
+            age_weight=amounts,
+            select=st.sampled_from(["change", "random"]),
+            kv_writeback=st.booleans(),
+        ),
         predictor=predictors,
         guards=subset(sigma_windows=st.lists(st.tuples(amounts, amounts).map(list), max_size=3)),
         batch=st.just("per-sample"),

@@ -87,6 +87,23 @@ def test_skips_in_a_row_are_capped(policy: Policy, values: list[float]) -> None:
         assert "." * (limit + 1) not in letters(run(policy, values))
 
 
+@given(simples, readings)
+def test_steps_in_a_row_that_are_not_full_are_capped(policy: Policy, values: list[float]) -> None:
+    limit = policy.controller.max_consecutive_reuses
+    if limit is not None:
+        assert all(len(run) <= limit for run in letters(run(policy, values)).split("F"))
+
+
+def test_skips_and_refreshes_count_together_up_to_the_reuse_limit() -> None:
+    """0.25 a step, warning at 0.625: two skips, then refreshes that halve the estimate."""
+    policy = simple(1.0, warmup=1, cooldown=0, warning_fraction=0.625, max_consecutive_reuses=4)
+    decisions = run(policy, [0.0] + [0.25] * 11)
+    assert letters(decisions) == "F..BTF..BTF."
+    assert [d.reason for d in decisions if d.action is Action.FULL][1:] == ["reuse limit"] * 2
+    free = simple(1.0, warmup=1, cooldown=0, warning_fraction=0.625)
+    assert "F" not in letters(run(free, [0.0] + [0.25] * 11))[1:]
+
+
 @given(readings, st.integers(1, 6))
 def test_the_cap_is_reached_and_then_full(values: list[float], limit: int) -> None:
     policy = simple(1e9, warmup=1, cooldown=0, max_consecutive_skips=limit)
@@ -131,7 +148,7 @@ def test_a_nonfinite_reading_is_full_and_counted(policy: Policy, bad: float, ste
         assert decision.action is Action.FULL
         assert decision.nonfinite
         assert decision.reason == "nonfinite"
-        assert (after.err, after.skips, after.refreshes) == (0.0, 0, 0)
+        assert (after.err, after.skips, after.refreshes, after.reuses) == (0.0, 0, 0, 0)
 
 
 def test_a_finite_reading_is_not_counted() -> None:
@@ -154,6 +171,39 @@ def test_outside_a_window_and_without_sigma_the_rule_decides() -> None:
     _, computed = decide(policy, FRESH, StepInfo(0, 4), {})
     for sigma, action in ((0.9, "."), (1.0, "F"), (2.0, "F"), (2.1, "."), (None, ".")):
         assert decide(policy, computed, StepInfo(2, 4, sigma), {})[0].action == action
+
+
+@given(readings, criticals)
+def test_the_latest_growth_alone_decides(values: list[float], critical: float) -> None:
+    """As First-Block Cache: a step is full where its own change reaches the threshold."""
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": critical, "warmup": 1, "cooldown": 0, "polish": [],
+                    "max_consecutive_skips": None},
+        indicator={"signals": {SIGNAL: 1.0}, "accumulate": "latest"},
+    )  # fmt: skip
+    decisions = run(policy, values)
+    expected = "F" + "".join("F" if value >= critical else "." for value in values[1:])
+    assert letters(decisions) == expected
+    assert all(d.err == v for d, v in zip(decisions, values, strict=True) if d.action is Action.SKIP)
+
+
+def test_a_negative_map_lowers_the_estimate() -> None:
+    """2d - 1: the estimate goes 0.5, 0, 0.5, 1 and is full where it reaches 1."""
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": 1.0, "warmup": 1, "cooldown": 0, "polish": []},
+        indicator={"signals": {SIGNAL: 1.0}, "calibration": {SIGNAL: {"polynomial": [2.0, -1.0]}}},
+    )
+    decisions = run(policy, [0.0, 0.75, 0.25, 0.75, 0.75])
+    assert letters(decisions) == "F...F"
+    assert [decision.err for decision in decisions] == [0.0, 0.5, 0.0, 0.5, 0.0]
+
+
+def test_a_map_beyond_all_numbers_is_full() -> None:
+    policy = Policy(
+        controller={"kind": "dual-threshold", "critical": 1.0, "warmup": 1, "cooldown": 0},
+        indicator={"signals": {SIGNAL: 1.0}, "calibration": {SIGNAL: {"polynomial": [-1e300, 1e300, 0.0]}}},
+    )
+    assert [decision.reason for decision in run(policy, [0.0, 1e200])][1] == "nonfinite"
 
 
 def test_a_missing_signal_is_full() -> None:
@@ -187,6 +237,33 @@ def test_a_profiled_table_serves_any_number_of_steps() -> None:
     for steps in (10, 50):
         last = run(policy, [0.0] * steps)[-1]
         assert math.isclose(last.err, 2.0 * (steps - 1) / steps)
+
+
+@given(
+    st.integers(1, 9),
+    st.integers(1, 4),
+    st.integers(0, 3),
+    st.lists(st.sampled_from(["skip", "token", "block"]), min_size=1, max_size=4),
+)
+def test_what_lies_between_takes_turns_anew_after_every_computed_step(
+    every: int, warmup: int, cooldown: int, between: list[str]
+) -> None:
+    rule = {"kind": "interval", "every": every, "warmup": warmup, "cooldown": cooldown}
+    plain, mixed = (
+        letters(run(Policy(controller=c), [0.0] * 30)) for c in (rule, {**rule, "between": between})
+    )
+    named = {"skip": ".", "token": "T", "block": "B"}
+    gaps = ["".join(named[between[i % len(between)]] for i in range(len(gap))) for gap in plain.split("F")]
+    assert mixed == "F".join(gaps)
+
+
+@pytest.mark.parametrize(
+    ("between", "expected"),
+    [(["token"], "FFTTFTTF"), (["token", "skip"], "FFT.FT.F"), (["block", "skip", "token"], "FFB.FB.F")],
+)
+def test_intervals_as_toca_and_duca(between: list[str], expected: str) -> None:
+    policy = Policy(controller={"kind": "interval", "every": 3, "warmup": 2, "between": between})
+    assert letters(run(policy, [0.0] * 8)) == expected
 
 
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 4), st.integers(1, 40))

@@ -14,8 +14,10 @@ import xslim
 from tests.policy.strategies import policies, presets
 from xslim import Policy, Preset
 from xslim.errors import ConfigError, PresetVersionError, XSlimError
+from xslim.policy.decision import Action
 from xslim.policy.document import dump_yaml, parse_yaml
 from xslim.policy.preset import config_sha256, parse_preset, shipped_presets
+from xslim.policy.schedule import actions_before_next_full
 
 VALID = {
     "schema_version": 1,
@@ -300,3 +302,54 @@ def test_a_list_of_another_length_than_the_steps_is_refused(name: str) -> None:
     policy = {"controller": {"kind": "pattern", "steps": "F.F"}}
     with pytest.raises(ConfigError, match=rf"model\.{name}: 2 values; give one for each of 3 steps"):
         Preset(name="a", model=model, policy=policy)
+
+
+PARTS = {  # what every policy's data has held from the first version on
+    "indicator": {"signals": {"modulated_input": 1.0}, "calibration": {}},
+    "block": {"budget": 0.5, "start_block": 3},
+    "token": {"budget": 0.5, "age_weight": 0.25},
+    "predictor": {"kind": "hold", "order": 1},
+    "guards": {"sigma_windows": [], "on_nonfinite": "full"},
+    "batch": "per-sample",
+}
+CONTROLLERS = (
+    {
+        "kind": "dual-threshold",
+        "critical": 0.3,
+        "warning_fraction": 0.6,
+        "warmup": 3,
+        "cooldown": 1,
+        "max_consecutive_skips": 6,
+        "polish": ["block", "token"],
+        "relief": {"block": 0.5, "token": 0.5},
+    },
+    {"kind": "interval", "every": 3, "warmup": 1, "cooldown": 0},
+)
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS, ids=lambda c: c["kind"])
+def test_keys_that_came_later_leave_older_data_as_it_was(controller: dict[str, object]) -> None:
+    """Stored trials and references are found by hashes of this data."""
+    assert Policy(controller=controller).to_data() == {"controller": controller, **PARTS}
+
+
+def test_a_later_key_is_written_where_it_is_not_the_default() -> None:
+    for word, written in (
+        ("sum", PARTS["indicator"]),
+        ("latest", {**PARTS["indicator"], "accumulate": "latest"}),
+    ):
+        policy = Policy(controller=CONTROLLERS[0], indicator={"accumulate": word})
+        assert policy.to_data()["indicator"] == written
+
+
+def test_the_published_rules_of_the_docs_are_policies() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "policies.md").read_text(encoding="utf-8")
+    block = text.partition("## Published rules as policies")[2].partition("```yaml")[2].partition("```")[0]
+    rules = {name: Policy.parse(data) for name, data in parse_yaml(block).items()}
+    assert len(rules) == 8
+    for policy in rules.values():
+        assert Policy.parse(parse_yaml(dump_yaml(policy.to_data()))) == policy
+    kept = {name: actions_before_next_full(policy, 18, 50) for name, policy in rules.items()}
+    assert Action.BLOCK in kept["first-block-cache"] & kept["dbcache"]
+    assert kept["teacache"] == kept["magcache"] == kept["easycache"] == {Action.SKIP}
+    assert kept["duca"] == {Action.SKIP, Action.TOKEN}

@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from tests.policy.strategies import increasing, patterns, tables
 from xslim import Policy
-from xslim.policy.calibration import Calibration
+from xslim.errors import ConfigError
+from xslim.policy.calibration import Calibration, Polynomial
 from xslim.policy.decision import Action
 from xslim.policy.policy import BlockReuse
-from xslim.policy.schedule import actions_before_next_full, remap, residual_is_read
+from xslim.policy.schedule import actions_before_next_full, refreshes_blocks, remap, residual_is_read
 from xslim.policy.selection import select_blocks
 
 # calibration
@@ -38,6 +39,54 @@ def test_beyond_its_range_a_calibration_grows_in_proportion(x: list[float], top:
     calibration = Calibration(x=x, y=[0.0] * (len(x) - 1) + [top])
     assert calibration(x[-1] * far) == pytest.approx(top * far)
     assert calibration(x[0] - 1) == 0.0
+
+
+def test_a_polynomial_is_that_of_the_authors() -> None:
+    """TeaCache's for FLUX and Wan2.1 14B, by hand, highest power first; it may be negative."""
+    flux = [498.651651, -283.781631, 55.8554382, -3.82021401, 0.264230861]
+    assert Polynomial(polynomial=flux)(0.1) == pytest.approx(0.2068473761, abs=1e-9)
+    assert Polynomial(polynomial=flux)(0.0) == 0.264230861
+    wan = [-5784.54975374, 5449.50911966, -1811.16591783, 256.27178429, -13.02252404]
+    assert Polynomial(polynomial=wan)(0.05) == pytest.approx(-4.0918144165, abs=1e-8)
+
+
+CURVE, TABLE = {"polynomial": [1.0]}, {"x": [0.0, 1.0]}
+
+
+@pytest.mark.parametrize(
+    ("key", "found", "problem"),
+    [
+        ("gamma", CURVE, "got a polynomial; gamma needs a table"),
+        ("step_table", CURVE, "got a polynomial; step_table needs a table"),
+        ("first_block.x", {**CURVE, **TABLE}, "unknown key"),
+        ("first_block.polynomial", {"polynomial": []}, "at least 1 item"),
+        ("first_block.polynom", {"polynom": [1.0]}, "unknown key; allowed: x, y"),
+        ("first_block.y", TABLE, "missing"),
+        ("first_block", 3.0, "a mapping of keys"),
+    ],
+)
+def test_a_map_at_fault_is_told_in_one_line(key: str, found: object, problem: str) -> None:
+    signal = key.partition(".")[0]
+    with pytest.raises(ConfigError, match=re.escape(problem)) as caught:
+        Policy.parse(
+            {
+                "controller": {"kind": "dual-threshold", "critical": 1.0},
+                "indicator": {"calibration": {signal: found}},
+            }
+        )
+    assert caught.value.key == f"indicator.calibration.{key}"
+    assert "\n" not in str(caught.value)
+
+
+def test_a_predictor_takes_no_polynomial() -> None:
+    with pytest.raises(ConfigError, match="unknown key; allowed: x, y") as caught:
+        Policy.parse(
+            {
+                "controller": {"kind": "interval", "every": 2},
+                "predictor": {"kind": "gamma", "gamma": {"polynomial": [1.0]}},
+            }
+        )
+    assert caught.value.key == "predictor.gamma.polynomial"
 
 
 # block selection
@@ -64,6 +113,32 @@ def test_thresholds_by_kind() -> None:
     kinds = ["double"] * 3 + ["single"] * 3
     rule = BlockReuse(threshold={"double": 0.0, "single": 1e9}, start_block=0)
     assert select_blocks([1.0] * 6, kinds, rule) == (True, True, True, True, False, False)
+
+
+def test_blocks_by_position_are_the_ends_of_the_whole_stack() -> None:
+    kinds = ["double"] * 3 + ["single"] * 3
+    for rule, computed in (
+        (BlockReuse(first=1), [0]),
+        (BlockReuse(first=2, last=1), [0, 1, 5]),
+        (BlockReuse(last=2), [4, 5]),
+        (BlockReuse(first=4, last=4), [0, 1, 2, 3, 4, 5]),
+    ):
+        flags = select_blocks([9.0, 0.0] * 3, kinds, rule)
+        assert [i for i, compute in enumerate(flags) if compute] == computed
+
+
+@pytest.mark.parametrize(
+    ("block", "problem"),
+    [
+        ({"budget": 0.5, "first": 1}, "give budget or first and last, not both"),
+        ({"threshold": 0.5, "last": 1}, "give threshold or first and last, not both"),
+        ({"first": 0, "last": 0}, "got no block at either end"),
+        ({"first": -1}, "greater than or equal to 0"),
+    ],
+)
+def test_one_rule_chooses_the_blocks(block: dict[str, object], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        Policy.parse({"controller": {"kind": "interval", "every": 2}, "block": block})
 
 
 sizes = st.lists(st.integers(0, 640).map(lambda n: n / 64), min_size=1, max_size=20)
@@ -175,6 +250,34 @@ def test_what_lies_ahead_of_a_step(steps: str, step: int) -> None:
     ahead = steps[step + 1 :].split("F")[0]
     found = actions_before_next_full(Policy.from_pattern(steps), step, len(steps))
     assert found == {Action(letter) for letter in ahead}
+
+
+@given(
+    st.integers(1, 6),
+    st.lists(st.sampled_from(["skip", "token", "block"]), min_size=1, max_size=4),
+    st.integers(0, 11),
+    st.integers(1, 3),
+)
+def test_an_interval_is_planned_like_the_pattern_of_its_actions(
+    every: int, between: list[str], step: int, history: int
+) -> None:
+    controller = {"kind": "interval", "every": every, "warmup": 2, "cooldown": 1, "between": between}
+    policy = Policy(controller=controller)
+    letters = "".join(policy.controller.action(i, 12) for i in range(12))
+    same = Policy.from_pattern(letters)
+    assert actions_before_next_full(policy, step, 12) == actions_before_next_full(same, step, 12)
+    assert residual_is_read(policy, step, 12, history) == residual_is_read(same, step, 12, history)
+    assert refreshes_blocks(policy) == refreshes_blocks(same)
+
+
+@pytest.mark.parametrize(
+    ("between", "problem"), [([], "at least 1 item"), (["full"], "'skip', 'token' or 'block'")]
+)
+def test_what_lies_between_is_no_full_step(between: list[str], problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as caught:
+        Policy(controller={"kind": "interval", "every": 3, "between": between})
+    assert caught.value.key.startswith("controller.between")
+    assert "\n" not in str(caught.value)
 
 
 def test_a_dual_threshold_may_do_what_its_polish_says() -> None:

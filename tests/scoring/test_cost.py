@@ -103,7 +103,16 @@ def test_tables_and_intervals_are_counted(name: str) -> None:
     rows = [[rng.randint(0, 1) for _ in model.kinds] for _ in range(LENGTH - 2)]
     rows = [[1] * len(model.kinds), *rows, [0] * len(model.kinds)]
     agree(model, live, Policy.parse({"controller": {"kind": "table", "blocks": rows}}))
-    agree(model, live, Policy.parse({"controller": {"kind": "interval", "every": 3, "warmup": 2}}))
+    interval = {"kind": "interval", "every": 4, "warmup": 2}
+    for between in (["skip"], ["token"], ["token", "skip"], ["block", "token", "skip"]):
+        policy = Policy.parse(
+            {
+                "controller": {**interval, "between": between},
+                "block": {"first": 1, "last": 1},
+                "token": {"budget": 0.3},
+            }
+        )
+        agree(model, live, policy)
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,42 @@ def test_an_online_run_is_counted_by_its_actions() -> None:
         ConfigError, match=r"actions: got 'FF'; give one letter of FBT\. for each of 12 steps"
     ):
         model.compute_fraction(policy, "FF")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_random_and_frozen_refreshes_are_counted(name: str) -> None:
+    """A random choice needs one computed residual only."""
+    live, model = subject(name, 3), counted(name, 3)
+    for token in ({"select": "random"}, {"select": "random", "kv_writeback": False}, {"kv_writeback": False}):
+        policy = pattern("FT.TF..TF.T.", token={"budget": 0.3, **token})
+        agree(model, live, policy)
+        letters = "".join(done.action for done in dry_run(policy, LENGTH))
+        assert letters == ("FT.TF..TF.T." if "select" in token else "FF.TF..TF.T.")
+
+
+@pytest.mark.parametrize("block", [{"first": 1}, {"first": 2, "last": 1}, {"last": 2}], ids=str)
+def test_refreshes_by_position_are_counted_exactly(block: dict[str, int]) -> None:
+    """The probe is the first block's own run, and comes on top where that block is replayed."""
+    live = subject("FluxTransformer2DModel", 1)
+    policy = Policy.parse(
+        {
+            "controller": {"kind": "dual-threshold", "critical": 0.6, "warning_fraction": 0.0,
+                           "warmup": 1, "cooldown": 0, "polish": ["block"]},
+            "indicator": {"signals": {"first_block": 1.0}, "compare": "computed", "accumulate": "latest"},
+            "block": block,
+        }
+    )  # fmt: skip
+    model, trace = counted("FluxTransformer2DModel", 1), ran(live, policy).trace
+    assert {"F", "B"} == set(trace.actions)
+    assert model.compute_fraction(policy, trace.actions) == pytest.approx(trace.compute_fraction, rel=1e-9)
+    table, (branch,) = model.branches[0].table, model.branches
+    ends = policy.block.at_ends(len(table.blocks))
+    computed = sum(b.full for b, end in zip(table.blocks, ends, strict=True) if end)
+    probe = 0.0 if ends[0] else table.blocks[0].full
+    for record in trace.records:
+        expected = table.outside + computed + probe if record.actions == "B" else branch.total
+        assert record.macs == pytest.approx(expected, rel=1e-9)
+    agree(model, live, pattern("FFBB.BF.B..F", block=block))
 
 
 def test_blocks_are_chosen_by_the_profiled_changes() -> None:

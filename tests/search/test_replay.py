@@ -96,6 +96,17 @@ def test_blocks_that_change_more_leave_more_when_replayed() -> None:
     assert replay.run(Policy.parse({"controller": table})).products == pytest.approx(held)
 
 
+def test_a_refresh_by_position_is_that_of_a_table_with_the_same_blocks() -> None:
+    row = [1] * 3 + [0] * 5 + [1] * 2
+    table = {"kind": "table", "blocks": [[1] * BLOCKS, row, [0] * BLOCKS, *[[1] * BLOCKS] * (STEPS - 3)]}
+    replay = Replay(with_blocks(2))
+    by_table = replay.run(Policy.parse({"controller": table}))
+    found = replay.run(pattern("FB." + "F" * (STEPS - 3), block={"first": 3, "last": 2}))
+    assert found.products == pytest.approx(by_table.products)
+    assert found.compute_fraction == pytest.approx(by_table.compute_fraction)
+    assert found.products.any()
+
+
 def test_blocks_of_a_table_are_replayed_from_where_they_last_ran() -> None:
     rows = [[1] * BLOCKS, [1] * 5 + [0] * 5, [0] * BLOCKS, [0] * 5 + [1] * 5, *[[1] * BLOCKS] * (STEPS - 4)]
     policy = Policy.parse({"controller": {"kind": "table", "blocks": rows}})
@@ -135,6 +146,15 @@ def test_a_token_refresh_leaves_less_with_every_token(measured: bool) -> None:
         policy = pattern("FF..T.......", token={"budget": 0.3})
         share = 1.0 - profile.tokens[3, 2]
         assert replay.run(policy).products[4, 4] == pytest.approx(share * skipped)
+
+
+def test_random_tokens_leave_as_much_of_the_square_as_of_the_tokens() -> None:
+    profile, vectors = random_profile(5, STEPS)
+    skipped = (residual_errors(vectors, HOLD, (0,)) ** 2).sum(2).mean(0)[4]
+    policy = pattern("F...T.......", token={"budget": 0.3, "select": "random"})
+    replayed = Replay(profile).run(policy)
+    assert replayed.actions[0] == "F...T.......", "one residual is enough"
+    assert replayed.products[4, 4] == pytest.approx(0.7 * skipped)
 
 
 def test_a_refresh_feeds_later_predictions() -> None:

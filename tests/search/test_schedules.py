@@ -306,3 +306,21 @@ def test_no_signal_is_no_threshold(scheduler: Scheduler) -> None:
     silent = Scheduler(replace(scheduler.profile, signals={}))
     assert silent.threshold(policy, 0.5) == 0.0
     assert scheduler.threshold(policy, 0.5) > 0.0
+
+
+def test_a_threshold_of_an_estimate_that_does_not_accumulate_is_a_quantile_of_single_steps(
+    scheduler: Scheduler,
+) -> None:
+    growth = FormulaEvaluator(30).curve()[1:]
+    policy = online(3)
+    latest = policy.indicator.model_copy(update={"accumulate": "latest"})
+    found = scheduler.threshold(policy.model_copy(update={"indicator": latest}), 0.7)
+    assert found == pytest.approx(np.quantile(growth, 0.7), rel=1e-3)
+
+
+def test_a_window_is_no_longer_than_the_reuses_allowed(scheduler: Scheduler) -> None:
+    policy = online(None)
+    rule = policy.controller.model_copy(update={"max_consecutive_reuses": 3})
+    limited = policy.model_copy(update={"controller": rule})
+    assert scheduler.threshold(limited, 0.9) == scheduler.threshold(online(3), 0.9)
+    assert scheduler.threshold(limited, 0.9) < scheduler.threshold(policy, 0.9)

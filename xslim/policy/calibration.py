@@ -1,15 +1,17 @@
-"""Calibration: a piecewise-linear map from a raw signal to the true relative residual change."""
+"""Calibration: a map from a raw signal to the true relative residual change, of points or a polynomial."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from typing import Annotated, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from xslim.errors import ConfigError
 from xslim.policy.document import Document
 
+Coefficients = Annotated[tuple[float, ...], Field(strict=False, min_length=1, max_length=32)]
 Points = Annotated[tuple[float, ...], Field(strict=False, min_length=2, max_length=10_000)]
 
 
@@ -48,3 +50,29 @@ class Calibration(Document):
         i = bisect_right(self.x, value)
         x0, x1, y0, y1 = self.x[i - 1], self.x[i], self.y[i - 1], self.y[i]
         return y0 + (y1 - y0) * (value - x0) / (x1 - x0)
+
+
+class Polynomial(Document):
+    """A map as TeaCache publishes it (arXiv:2411.19108): coefficients, the highest power first.
+
+    It may be negative, as published, and the estimate then falls.
+    """
+
+    polynomial: Coefficients
+
+    def __call__(self, value: float) -> float:
+        """Map one raw value, by Horner's rule."""
+        total = 0.0
+        for coefficient in self.polynomial:
+            total = total * value + coefficient
+        return total
+
+
+def _form(value: object) -> str:
+    given = isinstance(value, Polynomial) or (isinstance(value, Mapping) and "polynomial" in value)
+    return "coefficients" if given else "points"
+
+
+SignalMap = Annotated[
+    Annotated[Calibration, Tag("points")] | Annotated[Polynomial, Tag("coefficients")], Discriminator(_form)
+]

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from xslim.policy.calibration import Calibration
+from xslim.policy.calibration import Calibration, Polynomial
 from xslim.policy.decision import Action, Decision, StepInfo
 from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy, Table
 
@@ -26,6 +26,7 @@ class ControllerState:
         err: accumulated error estimate since the last full step.
         skips: consecutive skips.
         refreshes: block and token refreshes since the last full step.
+        reuses: steps since the last full step, skips and refreshes together.
         full_at: the last full step.
     """
 
@@ -33,6 +34,7 @@ class ControllerState:
     err: float = 0.0
     skips: int = 0
     refreshes: int = 0
+    reuses: int = 0
     full_at: int = 0
 
 
@@ -60,9 +62,10 @@ def decide(
 def _advance(state: ControllerState, decision: Decision, info: StepInfo) -> ControllerState:
     if decision.action is Action.FULL:
         return ControllerState(computed=True, full_at=info.step)
+    after = replace(state, err=decision.err, reuses=state.reuses + 1)
     if decision.action is Action.SKIP:
-        return replace(state, err=decision.err, skips=state.skips + 1)
-    return replace(state, err=decision.err, skips=0, refreshes=state.refreshes + 1)
+        return replace(after, skips=state.skips + 1)
+    return replace(after, skips=0, refreshes=state.refreshes + 1)
 
 
 def _guard(policy: Policy, state: ControllerState, info: StepInfo, reading: Reading) -> Decision | None:
@@ -88,10 +91,7 @@ def _rule(policy: Policy, state: ControllerState, info: StepInfo, reading: Readi
 def static_decision(controller: Pattern | Interval | Table, info: StepInfo) -> Decision:
     """What a static controller does at a step; beyond its end every step is full."""
     if isinstance(controller, Interval):
-        warm = info.step < controller.warmup
-        cool = info.step >= info.num_steps - controller.cooldown
-        due = (info.step - controller.warmup + 1) % controller.every == 0
-        return Decision(Action.FULL if warm or cool or due else Action.SKIP, "interval")
+        return Decision(controller.action(info.step, info.num_steps), "interval")
     if isinstance(controller, Pattern):
         if info.step >= len(controller.steps):
             return Decision(Action.FULL, "beyond schedule")
@@ -116,10 +116,14 @@ def error_growth(policy: Policy, state: ControllerState, info: StepInfo, reading
 
 
 def _calibrated(
-    name: str, calibration: Calibration | None, state: ControllerState, info: StepInfo, reading: Reading
+    name: str,
+    calibration: Calibration | Polynomial | None,
+    state: ControllerState,
+    info: StepInfo,
+    reading: Reading,
 ) -> float | None:
     """Growth of the error by one signal; None while it has no value."""
-    if name in TABLES and calibration is not None:
+    if name in TABLES and isinstance(calibration, Calibration):
         return TABLES[name](calibration, state, info)
     value = reading.get(name)
     return value if value is None or calibration is None else calibration(value)
@@ -156,9 +160,13 @@ def _dual_threshold(
     growth = error_growth(policy, state, info, reading)
     if growth is None:
         return Decision(Action.FULL, "no signal yet")
-    err = state.err + growth
+    if not math.isfinite(growth):  # of a polynomial far outside of where it was fitted
+        return Decision(Action.FULL, "nonfinite", nonfinite=True)
+    err = growth if policy.indicator.accumulate == "latest" else state.err + growth
     if err >= rule.critical:
         return Decision(Action.FULL, "critical")
+    if rule.max_consecutive_reuses is not None and state.reuses >= rule.max_consecutive_reuses:
+        return Decision(Action.FULL, "reuse limit")
     if err < rule.warning or not rule.polish:
         limit = rule.max_consecutive_skips
         if limit is not None and state.skips >= limit:

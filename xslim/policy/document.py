@@ -32,6 +32,13 @@ PLAIN_WORDS = {  # pydantic's words for what a YAML file calls a list and a mapp
 }
 
 
+class _Unwritten:
+    """Annotates a key whose default is left out of the data: one that is younger than files and hashes."""
+
+
+UNWRITTEN = _Unwritten()
+
+
 class Document(BaseModel):
     """Base of every value that a file holds: frozen, strict, unknown keys refused."""
 
@@ -73,12 +80,13 @@ class Document(BaseModel):
 
     @model_serializer(mode="wrap")
     def _leave_out_absent(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is None by default; a None that means "off" is written."""
-        fields = type(self).model_fields
+        """Leave out what is None by default, and `UNWRITTEN` defaults; a None that means "off" is written."""
         data: dict[str, Any] = handler(self)
-        return {
-            key: value for key, value in data.items() if value is not None or fields[key].default is not None
-        }
+        return {key: value for key, value in data.items() if not self._left_out(key)}
+
+    def _left_out(self, key: str) -> bool:
+        field, value = type(self).model_fields[key], getattr(self, key)
+        return value == field.default and (value is None or UNWRITTEN in field.metadata)
 
     def to_data(self) -> dict[str, Any]:
         """Return plain data that `parse` reads back to an equal value."""

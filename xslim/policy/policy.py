@@ -8,29 +8,30 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
-from xslim.policy.calibration import Calibration
 from xslim.policy.decision import Action
-from xslim.policy.document import Document
+from xslim.policy.document import UNWRITTEN, Document
+from xslim.policy.indicator import CHANGES as CHANGES
+from xslim.policy.indicator import RESIDUALS_READ as RESIDUALS_READ
+from xslim.policy.indicator import SIGNALS as SIGNALS
+from xslim.policy.indicator import TABLE_SIGNALS as TABLE_SIGNALS
+from xslim.policy.indicator import Compare as Compare
+from xslim.policy.indicator import Indicator as Indicator
 from xslim.policy.prediction import Affine, Corrector
 from xslim.policy.prediction import Predictor as Predictor
+from xslim.policy.refresh import BlockReuse as BlockReuse
+from xslim.policy.refresh import KindThresholds as KindThresholds
+from xslim.policy.refresh import TokenReuse as TokenReuse
 
 Unit = Annotated[float, Field(ge=0.0, le=1.0)]
-Budget = Annotated[float, Field(gt=0.0, le=1.0)]
 NonNegative = Annotated[float, Field(ge=0.0)]
 Count = Annotated[int, Field(ge=0, le=10_000)]
 
-TABLE_SIGNALS = ("step_table", "gamma")  # read from the policy, by progress; the others from tensors
-SIGNALS = (
-    "modulated_input",
-    "latent_velocity",
-    "first_block",
-    "timestep_embedding",
-    "direction_stability",
-    *TABLE_SIGNALS,
-)
-RESIDUALS_READ = {"direction_stability": 3}  # computed residuals that a signal reads
 LETTERS = "".join(Action)
 REFRESHES = (Action.BLOCK, Action.TOKEN)
+REUSES = {"skip": Action.SKIP, "block": Action.BLOCK, "token": Action.TOKEN}  # by their names in lists
+Between = Annotated[
+    tuple[Literal["skip", "token", "block"], ...], Field(strict=False, min_length=1, max_length=10_000)
+]
 
 
 class Relief(Document):
@@ -52,6 +53,7 @@ class DualThreshold(Document):
     warmup: Annotated[int, Field(ge=1, le=10_000)] = 3
     cooldown: Count = 1
     max_consecutive_skips: Annotated[int, Field(ge=1, le=10_000)] | None = 6
+    max_consecutive_reuses: Annotated[int, Field(ge=1, le=10_000)] | None = None  # skips and refreshes
     polish: Annotated[tuple[Literal["block", "token"], ...], Field(strict=False)] = ("block", "token")
     relief: Relief = Relief()
 
@@ -93,12 +95,33 @@ class Pattern(Document):
 
 
 class Interval(Document):
-    """Compute every n-th step after the warm-up. Source: FORA, arXiv:2407.01425."""
+    """Compute every n-th step after the warm-up. Source: FORA, arXiv:2407.01425.
+
+    Attributes:
+        every: steps from one computed step to the next.
+        warmup: steps at the beginning that are all computed.
+        cooldown: likewise at the end.
+        between: what the steps after a computed one do, in turn (ToCa, arXiv:2410.05317, refreshes tokens;
+            DuCa, arXiv:2412.18911, refreshes tokens and skips by turns).
+    """
 
     kind: Literal["interval"] = "interval"
     every: Annotated[int, Field(ge=1, le=10_000)]
     warmup: Annotated[int, Field(ge=1, le=10_000)] = 1
     cooldown: Count = 0
+    between: Annotated[Between, UNWRITTEN] = ("skip",)
+
+    def action(self, step: int, num_steps: int) -> Action:
+        """What a step of a request does."""
+        behind = (step - self.warmup + 1) % self.every  # steps since the last computed one
+        if step < self.warmup or step >= num_steps - self.cooldown or behind == 0:
+            return Action.FULL
+        return REUSES[self.between[(behind - 1) % len(self.between)]]
+
+    @property
+    def reuses(self) -> frozenset[Action]:
+        """What is done between two computed steps."""
+        return frozenset(REUSES[name] for name in self.between[: self.every - 1])
 
 
 class Table(Document):
@@ -122,85 +145,6 @@ class Table(Document):
 
 
 Controller = Annotated[DualThreshold | Pattern | Interval | Table, Field(discriminator="kind")]
-
-
-class Indicator(Document):
-    """Signals and their weights; their weighted sum is the growth of the error estimate per step.
-
-    Attributes:
-        signals: signal -> weight.
-        calibration: signal -> map of its raw value to the residual's true relative change. A table over
-            progress for `step_table` (that change) and for `gamma` (size of the residual relative to the
-            first step's), see `Calibration`.
-    """
-
-    signals: dict[str, NonNegative] = Field(default_factory=lambda: {"modulated_input": 1.0})
-    calibration: dict[str, Calibration] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        for key, names in (("signals", self.signals), ("calibration", self.calibration)):
-            for name in names:
-                if name not in SIGNALS:
-                    raise ConfigError(f"unknown signal; allowed: {', '.join(SIGNALS)}", key=f"{key}.{name}")
-        if not any(weight > 0 for weight in self.signals.values()):
-            raise ConfigError("no signal has a weight above 0; give one", key="signals")
-        for name in TABLE_SIGNALS:
-            if self.signals.get(name, 0) > 0 and name not in self.calibration:
-                raise ConfigError(
-                    f"{name} needs its table; run `autotune profile` or leave the signal out",
-                    key=f"calibration.{name}",
-                )
-        return self
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        """Names of the signals with a weight above 0."""
-        return tuple(name for name, weight in self.signals.items() if weight > 0)
-
-
-class KindThresholds(Document):
-    """Depth-accumulated change above which a block is recomputed, per kind of block."""
-
-    double: NonNegative
-    single: NonNegative
-
-
-class BlockReuse(Document):
-    """Which blocks a block refresh recomputes; `threshold` (as published) or `budget`, not both.
-
-    Attributes:
-        budget: share of the blocks that is recomputed.
-        threshold: blocks are replayed while the accumulated mean |h_out - h_in| stays below it.
-        start_block: blocks 0..start_block of each kind are always recomputed.
-    """
-
-    budget: Budget | None = None
-    threshold: NonNegative | KindThresholds | None = None
-    start_block: Annotated[int, Field(ge=-1, le=10_000)] = 3
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_rule(cls, data: Any) -> Any:
-        if isinstance(data, Mapping):
-            given = [key for key in ("budget", "threshold") if data.get(key) is not None]
-            if len(given) == 2:
-                raise ConfigError("give budget or threshold, not both")
-            if not given:
-                return {**data, "budget": 0.5}
-        return data
-
-
-class TokenReuse(Document):
-    """Which tokens a token refresh recomputes.
-
-    Attributes:
-        budget: share of the image tokens that is recomputed, per sample.
-        age_weight: bonus per refresh that a token was left out, in units of the mean change.
-    """
-
-    budget: Budget = 0.5
-    age_weight: NonNegative = 0.25
 
 
 class Guards(Document):

@@ -8,7 +8,16 @@ from itertools import groupby
 from xslim.errors import ConfigError
 from xslim.policy.controller import static_decision
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import Controller, DualThreshold, Indicator, Pattern, Policy, Table
+from xslim.policy.policy import (
+    REUSES,
+    Controller,
+    DualThreshold,
+    Indicator,
+    Interval,
+    Pattern,
+    Policy,
+    Table,
+)
 from xslim.policy.prediction import Affine
 
 
@@ -20,8 +29,7 @@ def actions_before_next_full(policy: Policy, step: int, num_steps: int) -> froze
     """
     controller = policy.controller
     if isinstance(controller, DualThreshold):
-        kinds = {"block": Action.BLOCK, "token": Action.TOKEN}
-        return frozenset({Action.SKIP, *(kinds[name] for name in controller.polish)})
+        return frozenset({Action.SKIP, *(REUSES[name] for name in controller.polish)})
     found: set[Action] = set()
     for later in range(step + 1, num_steps):
         action = static_decision(controller, StepInfo(later, num_steps)).action
@@ -38,7 +46,9 @@ def refreshes_blocks(policy: Policy) -> bool:
         return "block" in controller.polish
     if isinstance(controller, Pattern):
         return Action.BLOCK in controller.steps
-    return isinstance(controller, Table)
+    if isinstance(controller, Interval):
+        return Action.BLOCK in controller.reuses
+    return True
 
 
 def residual_is_read(policy: Policy, step: int, num_steps: int, history: int) -> bool:

@@ -21,6 +21,9 @@ def select_blocks(change: Sequence[float], kinds: Sequence[str], rule: BlockReus
         kinds: kind of every block, such as `double` or `single`.
         rule: the policy's block part.
     """
+    ends = rule.at_ends(len(change))
+    if ends is not None:
+        return ends
     if rule.threshold is not None:
         return _accumulate(change, kinds, _thresholds(rule.threshold, kinds), rule.start_block)
     wanted = max(1, math.ceil((rule.budget or 1.0) * len(change) - 1e-9))

@@ -6,7 +6,7 @@ from torch import nn
 
 from xslim.errors import AttachError, ConfigError, UnsupportedModelError
 from xslim.policy.decision import Action
-from xslim.policy.policy import DualThreshold, Pattern, Policy
+from xslim.policy.policy import DualThreshold, Interval, Pattern, Policy
 from xslim.policy.preset import Preset
 from xslim.runtime.hooks import foreign_cache
 from xslim.runtime.model import LiveModel
@@ -95,6 +95,8 @@ def _check_tokens(policy: Policy, model: LiveModel) -> None:
         remedy = "write B or F instead of T in controller.steps"
     elif isinstance(controller, DualThreshold) and "token" in controller.polish:
         remedy = "set controller.polish to [block]"
+    elif isinstance(controller, Interval) and Action.TOKEN in controller.reuses:
+        remedy = "leave token out of controller.between"
     else:
         return
     name = type(model.transformer).__name__

@@ -135,8 +135,12 @@ class BlockRunner:
         return out
 
     def _may_replay(self, block: int) -> bool:
-        """Whether a refresh may replay a block; the first of each kind are always recomputed."""
-        return self._fixed_blocks or self._model.depths[block] > self._task.policy.block.start_block
+        """Whether a refresh may replay a block; the first of each kind, or the ends, never are."""
+        if self._fixed_blocks:
+            return True
+        rule = self._task.policy.block
+        ends = rule.at_ends(len(self._model.blocks))
+        return self._model.depths[block] > rule.start_block if ends is None else not ends[block]
 
     def _record(self, block: int, residual: Streams, rows: Rows, full: Rows) -> None:
         """Keep a block's residual: of full steps only (as published), of every step for a table."""
@@ -168,6 +172,6 @@ class BlockRunner:
         small = part.of_tokens(chosen)
         with RefreshKeysValues(calls, self._state.keys_values.take(block, rows), chosen) as mode:
             out = small.unpack(run_eagerly(small, forward))
-        if mode.kept:
+        if mode.kept and self._task.policy.token.kv_writeback:
             self._state.keys_values.store(block, mode.kept, rows)
         return Streams(scatter_tokens(part.streams.image, chosen, out.image), out.text)

@@ -158,7 +158,7 @@ class Request:
     def history(self) -> int:
         """Computed residuals that predictions, signals and token refreshes read."""
         refreshes = any(Action.TOKEN in self.keeps(step) for step in range(self.num_steps))
-        return max(self.policy.history, 2 if refreshes else 1)
+        return max(self.policy.history, self.policy.token.history if refreshes else 1)
 
     def keeps_residual(self, step: int) -> bool:
         """Whether the residual of a computed step may be read later."""

@@ -20,7 +20,7 @@ from xslim.runtime.model import LiveModel
 from xslim.runtime.plan import Plan
 from xslim.runtime.predictors import predict
 from xslim.runtime.rows import Rows
-from xslim.runtime.tokens import gather_tokens, scatter_tokens
+from xslim.runtime.tokens import gather_tokens, random_tokens, scatter_tokens
 
 
 class Step:
@@ -76,11 +76,19 @@ class Step:
             state.controllers[row] = after
         self.decisions = tuple(decisions)
         self._plan = Plan(self.decisions, state.compute_flags, call.streams.image.device)
-        self._tokens = state.tokens.select(self._plan.token, task.policy)
+        self._tokens = self._chosen(call)
+
+    def _chosen(self, call: BlockCall) -> Tensor | None:
+        """The tokens that the T samples recompute, [rows, chosen]."""
+        rows, policy = self._plan.token, self._task.policy
+        if not len(rows) or policy.token.select == "change":
+            return self._state.tokens.select(rows, policy)
+        chosen = random_tokens(call.image_tokens, policy, self._task.info.step, call.streams.image.device)
+        return chosen.expand(len(rows), -1)
 
     def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
         """Measure all signals of all samples; one host synchronisation, none on CUDA without signals."""
-        state = self._state
+        state, task = self._state, self._task
 
         def modulated() -> Tensor:
             self._measured += self._task.macs.modulation
@@ -101,6 +109,7 @@ class Step:
             embedding,
             state.history.tensors(),
             known,
+            task.policy.indicator.compare,
         )
         found = {name: i.measure(features) for name, i in state.indicators.items()}
         columns = {name: m.values.float() for name, m in found.items() if m is not None}
@@ -122,8 +131,9 @@ class Step:
     def _can(self, decision: Decision, row: int) -> bool:
         """Whether what a decision needs was kept."""
         if decision.action is Action.TOKEN:
-            twice = len(self._state.history.times[row]) >= 2  # the change of the tokens is known
-            return twice and self._state.keys_values.complete(len(self._model.blocks))
+            times = self._state.history.times
+            known = bool(times) and len(times[row]) >= self._task.policy.token.history
+            return known and self._state.keys_values.complete(len(self._model.blocks))
         if decision.action is Action.SKIP:
             return bool(self._state.history.times and self._state.history.times[row])
         if decision.action is Action.BLOCK:
@@ -177,6 +187,8 @@ class Step:
         state = self._state
         if Action.TOKEN not in self._task.keeps and not len(self._plan.token):
             return
+        if self._task.policy.token.select == "random":
+            return
         change = state.history.change()
         if change is None:
             return
@@ -193,10 +205,15 @@ class Step:
             state.forget_blocks()
         if not len(self._plan.full) or self._fixed_blocks or Action.BLOCK not in keeps:
             return
-        sizes = state.residuals.sizes(len(self._model.blocks), state.rows)
-        for row in self._plan.full.members:
-            rule = self._task.policy.block
-            state.compute_flags[row] = select_blocks(sizes[row], self._model.kinds, rule)
+        rule, blocks = self._task.policy.block, len(self._model.blocks)
+        ends = rule.at_ends(blocks)
+        if ends is not None:  # known without reading sizes, which waits for the device
+            for row in self._plan.full.members:
+                state.compute_flags[row] = ends
+        else:
+            sizes = state.residuals.sizes(blocks, state.rows)
+            for row in self._plan.full.members:
+                state.compute_flags[row] = select_blocks(sizes[row], self._model.kinds, rule)
         if self._plan.full.all:
             kept = [flags for flags in state.compute_flags if flags is not None]
             replayed = {i for flags in kept for i, compute in enumerate(flags) if not compute}
@@ -204,9 +221,9 @@ class Step:
 
     def observe(self, output: Tensor) -> None:
         """Show the transformer's output [batch, ...] to the signals that need it."""
-        computed = tuple(decision.action is not Action.SKIP for decision in self.decisions)
+        actions = tuple(decision.action for decision in self.decisions)
         for indicator in self._state.indicators.values():
-            indicator.observe(output, computed)
+            indicator.observe(output, actions)
 
     @property
     def whole(self) -> bool:

@@ -32,6 +32,17 @@ def select_tokens(change: Tensor, age: Tensor, policy: Policy) -> Tensor:
     return chosen.sort(dim=1).values
 
 
+def random_tokens(total: int, policy: Policy, step: int, device: torch.device) -> Tensor:
+    """Draw the tokens that every sample recomputes at a step, the same at every run; copied without waiting.
+
+    Shapes: -> index [chosen], ascending.
+    Source: DuCa, arXiv:2412.18911, where tokens drawn uniformly do as well as important ones.
+    """
+    order = torch.randperm(total, generator=torch.Generator().manual_seed(step))
+    chosen = order[: tokens_at(policy, total)].sort().values
+    return (chosen.pin_memory() if device.type == "cuda" else chosen).to(device, non_blocking=True)
+
+
 class TokenRecord:
     """Change and age of every token, as of the last time it was computed; one row a sample."""
 

@@ -9,6 +9,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from xslim.policy.decision import Action
+from xslim.policy.policy import Compare
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -21,6 +24,7 @@ class Features:
         time_embedding: what modulates the first block, [batch, ...].
         residuals: the last computed residuals of the stack, newest first, each [batch, tokens, dim].
         known: how many of the residuals each sample has computed.
+        compare: what the change of a feature is measured against: the step before, or the last full one.
     """
 
     latent: Tensor
@@ -29,6 +33,7 @@ class Features:
     time_embedding: Callable[[], Tensor]
     residuals: Sequence[Tensor]
     known: Sequence[int]
+    compare: Compare = "previous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +56,8 @@ class Indicator(Protocol):
         """Return the signal at this step, or None when it has no value for any sample."""
         ...
 
-    def observe(self, output: Tensor, computed: tuple[bool, ...]) -> None:
-        """Note the transformer's output [batch, ...] and which samples computed it."""
+    def observe(self, output: Tensor, actions: tuple[Action, ...]) -> None:
+        """Note the transformer's output [batch, ...] and what each sample did."""
         ...
 
     def tensors(self) -> list[Tensor]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xslim.policy.decision import Action
 from xslim.policy.policy import RESIDUALS_READ
 from xslim.runtime.indicators.base import Features, Measured
 
@@ -28,7 +29,7 @@ class DirectionStability:
         newest, middle, oldest = (r.flatten(1).float() for r in features.residuals[:RESIDUALS])
         return Measured(_turn(newest - middle, middle - oldest), defined)
 
-    def observe(self, output: Tensor, computed: tuple[bool, ...]) -> None:
+    def observe(self, output: Tensor, actions: tuple[Action, ...]) -> None:
         """Nothing to note."""
 
     def tensors(self) -> list[Tensor]:

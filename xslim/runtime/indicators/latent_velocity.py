@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from xslim.policy.decision import Action
 from xslim.runtime.indicators.base import Features, Measured, mean_abs
 
 
@@ -31,9 +32,10 @@ class LatentVelocity:
         values = self._rate * mean_abs(new - old) / speed
         return Measured(values, tuple(count >= 2 for count in self._count))
 
-    def observe(self, output: Tensor, computed: tuple[bool, ...]) -> None:
+    def observe(self, output: Tensor, actions: tuple[Action, ...]) -> None:
         """Update the rate of the samples that computed."""
         latent = self._latent
+        computed = tuple(action is not Action.SKIP for action in actions)
         if latent is None or not any(computed):
             return
         self._count = [n + c for n, c in zip(self._count or [0] * len(computed), computed, strict=True)]
