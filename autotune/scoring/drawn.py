@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+from autotune.scoring.measurement import Pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,10 @@ class Drawn:
     def is_video(self) -> bool:
         """Whether clips were drawn."""
         return self.images.ndim == 5
+
+
+def as_pictures(images: Tensor) -> Pictures:
+    """Bytes of pictures or clips in [0, 1], channels last. Shapes: [n, …, c, h, w] -> [n, …, h, w, c]."""
+    scaled = (images.clamp(0, 1) * 255).round().to(torch.uint8)
+    found: Pictures = scaled.movedim(-3, -1).numpy()
+    return found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from autotune.scoring.case import Case
 
 FloatArray = NDArray[np.float64]
+Pictures = NDArray[np.uint8]  # [cases, height, width, channels], or of clips [cases, frames, …]
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,9 +25,9 @@ class DiffusersHooks:
     """A cache of diffusers on the loaded pipeline itself.
 
     Args:
-        peer: configuration and arguments, as its class takes them; a dtype by its name, a function of weights as
-            the one value it gives. Steps, the time callback, whether guidance is distilled, and MagCache's
-            ratios are filled in.
+        peer: configuration and arguments, as its class takes them; a dtype by its name, and for a function of
+            weights the one value that it gives. Steps, the time callback, whether guidance is distilled, and
+            MagCache's ratios are filled in.
         runner: the pipeline.
         batch: what MagCache is calibrated on.
 

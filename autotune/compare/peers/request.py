@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from autotune.compare.recipe import Peer
 from autotune.scoring.case import Case
 from autotune.scoring.entry import DamagedEntryError, Entry, read_entry, write_entry
 from autotune.scoring.evaluator import EvaluatorSpec
-from autotune.scoring.measurement import Measurement
+from autotune.scoring.measurement import Measurement, Pictures
 from autotune.scoring.nets.spec import MetricsSpec, NetSpec
 from autotune.scoring.pipeline import Memory, ModelSpec
 from autotune.search.parts import decode_measurement, encode_measurement
@@ -75,13 +73,15 @@ class PeerResult:
     """
 
     measurement: Measurement
-    images: NDArray[np.uint8] | None = None
+    images: Pictures | None = None
     notes: tuple[str, ...] = field(default=())
 
     def write(self, path: Path) -> None:
         """Write it as an entry."""
         entry = encode_measurement(self.measurement)
-        pictures = {} if self.images is None else {"images": torch.from_numpy(self.images)}
+        pictures = (
+            {} if self.images is None else {"images": torch.from_numpy(np.ascontiguousarray(self.images))}
+        )
         facts = {"measurement": entry.facts, "notes": list(self.notes)}
         write_entry(path, KEY, Entry({**entry.tensors, **pictures}, facts))
 
@@ -108,12 +108,3 @@ class PeerResult:
 def write_failure(path: Path, reason: str) -> None:
     """Write why there is no result."""
     write_entry(path, KEY, Entry({}, {"failed": reason}))
-
-
-def pictures(batches: Sequence[torch.Tensor], count: int) -> NDArray[np.uint8] | None:
-    """The first pictures or clips of some batches, each [cases, …, C, H, W] in 0..1, as bytes."""
-    if not count or not batches:
-        return None
-    first = torch.cat(list(batches))[:count]
-    pixels: NDArray[np.uint8] = (first * 255).round().to(torch.uint8).movedim(-3, -1).contiguous().numpy()
-    return pixels

@@ -6,15 +6,16 @@ import sys
 import traceback
 from pathlib import Path
 
-from torch import Tensor
+import numpy as np
 
 from autotune.compare.peers.cache import Library, PeerCache
 from autotune.compare.peers.failure import PeerFailedError
-from autotune.compare.peers.request import PeerRequest, PeerResult, pictures, write_failure
+from autotune.compare.peers.request import PeerRequest, PeerResult, write_failure
 from autotune.compare.recipe import Peer
 from autotune.scoring.case import Case
-from autotune.scoring.drawn import Drawn
+from autotune.scoring.drawn import Drawn, as_pictures
 from autotune.scoring.evaluator import PipelineEvaluator
+from autotune.scoring.measurement import Pictures
 from autotune.scoring.pipeline import PipelineRunner
 from xslim.errors import XSlimError
 
@@ -43,15 +44,16 @@ def measure(request: PeerRequest) -> PeerResult:
     evaluator = PipelineEvaluator(request.spec)
     batch = next(evaluator.runner.batches(request.cases))
     library = library_of(request.peer, evaluator.runner, batch)
-    kept: list[Tensor] = []
+    kept: list[Pictures] = []
 
     def keep(drawn: Drawn) -> None:
         if sum(len(images) for images in kept) < request.pictures:
-            kept.append(drawn.images)
+            kept.append(as_pictures(drawn.images))
 
     cache = PeerCache(request.peer, library)
     measured = evaluator.measure(cache, request.cases, request.rounds, seen=keep)
-    return PeerResult(measured, pictures(kept, request.pictures), library.notes)
+    images = np.concatenate(kept)[: request.pictures] if kept else None
+    return PeerResult(measured, images, library.notes)
 
 
 def main(request: Path, result: Path) -> int:
