@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,11 +17,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.entry import DamagedEntryError
 from autotune.scoring.evaluator import EvaluatorSpec
 
-__all__ = ["NEVER_REUSED", "PeerFailedError", "PeerResult", "measure_peer"]
-
 WORKER = "autotune.compare.peers.worker"
-NEVER_REUSED = "never reused anything"
-ALL = 1 - 1e-6  # compute fraction from which everything was computed
 MAX_REASON = 300  # characters
 
 
@@ -60,8 +55,6 @@ def measure_peer(
             raise PeerFailedError(_crash(status, told)) from None
     if isinstance(found, str):
         raise PeerFailedError(_line(found))
-    if found.measurement.quality.compute_fraction >= ALL:
-        return replace(found, notes=(*found.notes, NEVER_REUSED))
     return found
 
 

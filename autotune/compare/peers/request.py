@@ -19,7 +19,8 @@ from autotune.scoring.nets.spec import MetricsSpec, NetSpec
 from autotune.scoring.pipeline import Memory, ModelSpec
 from autotune.search.parts import decode_measurement, encode_measurement
 
-KEY = "peer"
+KEY = "peer"  # of a result
+NEVER_REUSED = "never reused anything"  # note of a peer that computed everything
 
 
 @dataclass(frozen=True, slots=True)

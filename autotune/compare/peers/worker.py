@@ -10,7 +10,7 @@ import numpy as np
 
 from autotune.compare.peers.cache import Library, PeerCache
 from autotune.compare.peers.failure import PeerFailedError
-from autotune.compare.peers.request import PeerRequest, PeerResult, write_failure
+from autotune.compare.peers.request import NEVER_REUSED, PeerRequest, PeerResult, write_failure
 from autotune.compare.recipe import Peer
 from autotune.scoring.case import Case
 from autotune.scoring.drawn import Drawn, as_pictures
@@ -18,6 +18,8 @@ from autotune.scoring.evaluator import PipelineEvaluator
 from autotune.scoring.measurement import Pictures
 from autotune.scoring.pipeline import PipelineRunner
 from xslim.errors import XSlimError
+
+ALL = 1 - 1e-6  # compute fraction from which everything was computed
 
 
 def library_of(peer: Peer, runner: PipelineRunner, batch: tuple[Case, ...]) -> Library:
@@ -53,7 +55,8 @@ def measure(request: PeerRequest) -> PeerResult:
     cache = PeerCache(request.peer, library)
     measured = evaluator.measure(cache, request.cases, request.rounds, seen=keep)
     images = np.concatenate(kept)[: request.pictures] if kept else None
-    return PeerResult(measured, images, library.notes)
+    idle = (NEVER_REUSED,) if measured.quality.compute_fraction >= ALL else ()
+    return PeerResult(measured, images, (*library.notes, *idle))
 
 
 def main(request: Path, result: Path) -> int:
