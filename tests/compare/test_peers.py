@@ -23,7 +23,7 @@ from autotune.compare.peers.request import PeerRequest, write_failure
 from autotune.compare.peers.worker import measure
 from autotune.compare.recipe import Peer, Recipe
 from autotune.scoring.case import Case
-from autotune.scoring.evaluator import EvaluatorSpec
+from autotune.scoring.evaluator import EvaluatorSpec, PipelineEvaluator
 from autotune.scoring.nets.spec import MetricsSpec, NetSpec
 from autotune.scoring.pipeline import Memory, ModelSpec, PipelineRunner
 from tests.folders import flux_pipeline, save
@@ -53,6 +53,11 @@ def flux(tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
 
 
 @pytest.fixture(scope="module")
+def evaluator(flux: EvaluatorSpec) -> PipelineEvaluator:
+    return PipelineEvaluator(flux)
+
+
+@pytest.fixture(scope="module")
 def dit(tmp_path_factory: pytest.TempPathFactory) -> EvaluatorSpec:
     root = tmp_path_factory.mktemp("dit")
     model = ModelSpec(save(dit_pipeline(), root / "model"), STEPS, 3.0, device="cpu", batch=2)
@@ -70,8 +75,8 @@ def asked(spec: EvaluatorSpec, peer: Peer, rounds: int = 0, pictures: int = 0) -
 # measured
 
 
-def test_a_cache_is_measured_as_a_policy_is(flux: EvaluatorSpec) -> None:
-    found = measure(asked(flux, first_block(1.0), rounds=1, pictures=3))
+def test_a_cache_is_measured_as_a_policy_is(flux: EvaluatorSpec, evaluator: PipelineEvaluator) -> None:
+    found = measure(asked(flux, first_block(1.0), rounds=1, pictures=3), evaluator)
     quality = found.measurement.quality
     assert quality.actions == "F" + "." * (STEPS - 1), "nothing changes by more than itself"
     assert 1 / STEPS < quality.compute_fraction < 0.6
@@ -85,8 +90,8 @@ def test_a_cache_is_measured_as_a_policy_is(flux: EvaluatorSpec) -> None:
     assert found.notes == ()
 
 
-def test_a_cache_that_computes_everything_says_so(flux: EvaluatorSpec) -> None:
-    found = measure(asked(flux, first_block(0.0)))
+def test_a_cache_that_computes_everything_says_so(flux: EvaluatorSpec, evaluator: PipelineEvaluator) -> None:
+    found = measure(asked(flux, first_block(0.0)), evaluator)
     quality = found.measurement.quality
     assert (quality.compute_fraction, quality.actions) == (1.0, "F" * STEPS)
     assert (quality.rows["latent_rel_l1"] == 0).all(), "counting changes no picture"
@@ -95,19 +100,23 @@ def test_a_cache_that_computes_everything_says_so(flux: EvaluatorSpec) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("diffusers-")])
-def test_every_cache_of_diffusers_reuses_at_its_last_point(name: str, flux: EvaluatorSpec) -> None:
+def test_every_cache_of_diffusers_reuses_at_its_last_point(
+    name: str, flux: EvaluatorSpec, evaluator: PipelineEvaluator
+) -> None:
     recipe = RECIPES[name].of_family("flux")
     peer = recipe.at(recipe.sweep.values[-1]).peer
     assert peer is not None
     early = {"disable_cache_before_step": 2} if "disable_cache_before_step" in peer.arguments else {}
-    found = measure(asked(flux, peer.model_copy(update={"arguments": {**peer.arguments, **early}})))
+    found = measure(
+        asked(flux, peer.model_copy(update={"arguments": {**peer.arguments, **early}})), evaluator
+    )
     assert found.measurement.quality.compute_fraction < 1
     assert found.measurement.quality.held_bytes > 0
     assert bool(found.notes) == (peer.config == "MagCacheConfig")
 
 
-def test_the_pipeline_is_left_as_it_was(flux: EvaluatorSpec) -> None:
-    runner = PipelineRunner(flux.model)
+def test_the_pipeline_is_left_as_it_was(evaluator: PipelineEvaluator) -> None:
+    runner = evaluator.runner
     before = runner.draw(FLUX_CASES[:2]).images
     library = DiffusersHooks(first_block(1.0), runner, FLUX_CASES[:2])
     with library.enabled(runner) as enabled:
@@ -124,12 +133,12 @@ def test_hooks_left_behind_are_told(flux: EvaluatorSpec, monkeypatch: pytest.Mon
         pass
 
 
-def test_a_cache_that_hooks_nothing_fails(flux: EvaluatorSpec) -> None:
+def test_a_cache_that_hooks_nothing_fails(flux: EvaluatorSpec, evaluator: PipelineEvaluator) -> None:
     peer = Peer(
         library="diffusers", config="TaylorSeerCacheConfig", arguments={"cache_identifiers": ["^nowhere$"]}
     )
     with pytest.raises(PeerFailedError, match="finds nothing to hook in FluxTransformer2DModel"):
-        measure(asked(flux, peer))
+        measure(asked(flux, peer), evaluator)
 
 
 # counted
@@ -191,8 +200,8 @@ def test_an_unknown_configuration_names_the_nearest() -> None:
 # the process
 
 
-def test_a_process_measures_the_same(flux: EvaluatorSpec) -> None:
-    here = measure(asked(flux, first_block(1.0), pictures=1))
+def test_a_process_measures_the_same(flux: EvaluatorSpec, evaluator: PipelineEvaluator) -> None:
+    here = measure(asked(flux, first_block(1.0), pictures=1), evaluator)
     found = measure_peer(flux, first_block(1.0), FLUX_CASES, 0, 100, pictures=1)
     quality = found.measurement.quality
     assert replace(quality, wall_s=0.0, rows={}, features={}) == replace(

@@ -37,13 +37,17 @@ def library_of(peer: Peer, runner: PipelineRunner, batch: tuple[Case, ...]) -> L
     return CacheDit(peer, runner)
 
 
-def measure(request: PeerRequest) -> PeerResult:
+def measure(request: PeerRequest, evaluator: PipelineEvaluator | None = None) -> PeerResult:
     """Measure a peer in this process; it may leave classes patched.
+
+    Args:
+        request: what is measured.
+        evaluator: of the request's spec; None builds it.
 
     Raises:
         PeerFailedError: it does not run on this model.
     """
-    evaluator = PipelineEvaluator(request.spec)
+    evaluator = evaluator or PipelineEvaluator(request.spec)
     batch = next(evaluator.runner.batches(request.cases))
     library = library_of(request.peer, evaluator.runner, batch)
     kept: list[Pictures] = []
