@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -13,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-import xslim
+from autotune.scoring.applied import Cache, PolicyCache, Work
 from autotune.scoring.case import Case
 from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_check import check_cost
 from autotune.scoring.cost_count import Subject, count_cost
 from autotune.scoring.cost_fit import fit_cost
-from autotune.scoring.drawn import as_pictures
+from autotune.scoring.drawn import Drawn, as_pictures
 from autotune.scoring.environment import device_name, environment
 from autotune.scoring.latency import WorkerFloor, paired
 from autotune.scoring.learning import LEARNERS
@@ -129,6 +128,11 @@ class PipelineEvaluator:
         """Name of the GPU or processor."""
         return device_name(self._runner.device)
 
+    @property
+    def runner(self) -> PipelineRunner:
+        """The loaded pipeline."""
+        return self._runner
+
     def evaluate(
         self,
         policy: Policy | Preset,
@@ -138,12 +142,23 @@ class PipelineEvaluator:
         sampling: Sampling = REFERENCE,
     ) -> Measurement:
         """Measure a policy; the latency is paired with the uncached model, batch after batch."""
-        quality, sampled = self._quality(policy, cases, sampling)
+        return self.measure(PolicyCache(policy), cases, timing_rounds, timed_traces, sampling)
+
+    def measure(
+        self,
+        cache: Cache,
+        cases: Sequence[Case],
+        timing_rounds: int,
+        timed_traces: frozenset[str] = frozenset(),
+        sampling: Sampling = REFERENCE,
+        seen: Callable[[Drawn], None] | None = None,
+    ) -> Measurement:
+        """Measure any cache as `evaluate` does a policy; `seen` gets what each batch draws."""
+        quality, sampled = self._quality(cache, cases, sampling, seen)
         latency = None
         if timing_rounds and quality.trace_sha256 not in timed_traces:
-            bare = policy.policy if isinstance(policy, Preset) else policy
             floor = self._floor.value(cases)
-            latency = paired(self._runner, cases, bare, timing_rounds, floor, sampling)
+            latency = paired(self._runner, cases, cache, timing_rounds, floor, sampling)
         return Measurement(quality, latency, self._environment(), sampled)
 
     def baseline(self, cases: Sequence[Case], timing_rounds: int) -> Measurement:
@@ -164,16 +179,12 @@ class PipelineEvaluator:
         """Draw cases under a policy, or uncached."""
         drawn = []
         for batch in self._runner.batches(cases):
-            with self._runner.sampled(sampling), ExitStack() as stack:
-                if policy is not None:
-                    session = xslim.attach(
-                        self._runner.pipe,
-                        policy,
-                        num_steps=self._runner.num_steps,
-                        strict=isinstance(policy, Preset),
-                    )
-                    stack.enter_context(session)
-                drawn.append(as_pictures(self._runner.draw(batch).images))
+            with self._runner.sampled(sampling):
+                if policy is None:
+                    drawn.append(as_pictures(self._runner.draw(batch).images))
+                    continue
+                with PolicyCache(policy).applied(self._runner, batch, timed=False) as applied:
+                    drawn.append(as_pictures(applied.runner.draw(batch).images))
         return np.concatenate(drawn)
 
     def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
@@ -194,51 +205,49 @@ class PipelineEvaluator:
         return environment(runner.device, runner.pipe.transformer, runner.spec.compile)
 
     def _quality(
-        self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling
+        self,
+        cache: Cache | None,
+        cases: Sequence[Case],
+        sampling: Sampling,
+        seen: Callable[[Drawn], None] | None = None,
     ) -> tuple[Quality, dict[str, Any] | None]:
-        """The pictures of a policy, and what its signature tells of another sampling."""
+        """The pictures of a cache, and what its signature tells of another sampling."""
         parts: list[tuple[Values, Values]] = []
-        traces, fractions = [], []
-        held, drawing, actions, sampled = 0, 0.0, "", None
+        done: list[tuple[Work, int]] = []
+        held, drawing, sampled = 0, 0.0, None
         share = sampling.steps(self._runner.spec.num_steps) / self._runner.spec.num_steps
-        bare = policy.policy if isinstance(policy, Preset) else policy
-        filled_by = None if bare is None else (bare.predictor, bare.corrector)
         for batch in self._runner.batches(cases):
             drawn = None
-            if policy is not None:  # before the reference: a preset of another model costs no drawing
+            if cache is not None:  # before the reference: a preset of another model costs no drawing
                 start = time.perf_counter()
                 with (
                     self._runner.sampled(sampling),
-                    xslim.attach(
-                        self._runner.pipe,
-                        policy,
-                        num_steps=self._runner.num_steps,
-                        strict=isinstance(policy, Preset),
-                    ) as session,
+                    cache.applied(self._runner, batch, timed=False) as applied,
                 ):
-                    drawn = self._runner.draw(batch)
+                    drawn = applied.runner.draw(batch)
                     if sampling != REFERENCE:
                         sampled = describe_sampling(self._runner.pipe.scheduler, self._runner.num_steps)
                 if not drawn.images.isfinite().all():
                     raise RuntimeError("the policy draws values that are not finite")
                 drawing += time.perf_counter() - start
-                traces.append([(record.actions, record.macs) for record in session.trace.records])
-                actions = actions or session.trace.actions
-                fractions.append((session.trace.compute_fraction * share, len(batch)))
-                for request in session.requests:
-                    if request.mismatch is not None:  # it ran in full: no measurement of this policy
-                        raise RuntimeError(f"the policy was not applied: {request.mismatch}")
-                held = max(held, session.peak_held_bytes)
+                done.append((applied.work(), len(batch)))
+                held = max(held, applied.held_bytes)
+                if seen is not None:
+                    seen(drawn)
             reference = self._store.outputs(batch)
             prompts = [case.prompt for case in batch]
             parts.append(paired_values(drawn or reference, reference, self._nets, prompts))
-        weights = sum(n for _, n in fractions)
+        weights = sum(n for _, n in done)
+        filled_by = None if cache is None else cache.filled_by
+        traces = [work.trace for work, _ in done]
         quality = Quality(
             cases=tuple(cases),
             rows=joined([rows for rows, _ in parts]),
             features=joined([features for _, features in parts]),
-            compute_fraction=sum(f * n for f, n in fractions) / weights if weights else 1.0,
-            actions=actions or "F" * self._runner.num_steps,
+            compute_fraction=sum(work.compute_fraction * share * n for work, n in done) / weights
+            if done
+            else 1.0,
+            actions=done[0][0].actions if done else "F" * self._runner.num_steps,
             trace_sha256=sha256(repr((traces, filled_by, sampling.scheduler)).encode()).hexdigest(),
             held_bytes=held,
             wall_s=drawing,

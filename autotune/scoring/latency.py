@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-import xslim
+from autotune.scoring.applied import Cache, cache_of
 from autotune.scoring.case import Case
 from autotune.scoring.environment_gpu import Gpu, GpuReading, open_gpu, spoiled, summarise
 from autotune.scoring.measurement import Latency
@@ -62,26 +63,25 @@ Timing = Callable[[bool, int], Sample]
 def time_loop(
     runner: PipelineRunner,
     batch: Sequence[Case],
-    policy: Policy | None,
+    candidate: Policy | Cache | None,
     sampling: Sampling = REFERENCE,
     gpu: Gpu | None = None,
 ) -> Sample:
-    """Time one batch's denoising loop, uncached or under a policy."""
+    """Time one batch's denoising loop, uncached or under a policy or another cache."""
+    cache = cache_of(candidate)
     cuda = runner.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(runner.device)
     before = None if gpu is None else gpu.read()
-    with runner.sampled(sampling):
-        session = None if policy is None else xslim.attach(runner.pipe, policy, num_steps=runner.num_steps)
-        try:
-            with runner.loop_timer() as timer:
-                runner.draw(batch)
-                seconds = timer.take()
-        finally:
-            if session is not None:
-                session.detach()
+    with ExitStack() as stack:
+        stack.enter_context(runner.sampled(sampling))
+        applied = None if cache is None else stack.enter_context(cache.applied(runner, batch, timed=True))
+        drawing = runner if applied is None else applied.runner
+        with drawing.loop_timer() as timer:
+            drawing.draw(batch)
+            seconds = timer.take()
     after = None if gpu is None else gpu.read()
-    held = 0 if session is None else session.peak_held_bytes
+    held = 0 if applied is None else applied.held_bytes
     peak = torch.cuda.max_memory_allocated(runner.device) if cuda else held
     return Sample(seconds, timer.calls, spoiled(before, after), peak, after)
 
@@ -89,12 +89,12 @@ def time_loop(
 def paired(
     runner: PipelineRunner,
     cases: Sequence[Case],
-    policy: Policy | None,
+    candidate: Policy | Cache | None,
     rounds: int,
     floor: float,
     sampling: Sampling = REFERENCE,
 ) -> Latency:
-    """Time a policy against the uncached model in rounds of A B B A.
+    """Time a policy or another cache against the uncached model in rounds of A B B A.
 
     Rounds take the batches of the cases in turn. Pairs that disagree tell of other work on the machine: then
     more rounds follow, up to `PATIENCE` times as many. Rounds stop early when the interval's half-width is
@@ -103,7 +103,7 @@ def paired(
     Args:
         runner: the loaded pipeline, detached.
         cases: cut into batches of the runner's size; a smaller last one is left out.
-        policy: the candidate; None times the uncached model against itself.
+        candidate: None times the uncached model against itself.
         rounds: at least so many, but for an early stop; each gives two pairs.
         floor: the worker's A/A floor, carried along.
         sampling: of the candidate.
@@ -111,9 +111,9 @@ def paired(
     batches = [batch for batch in runner.batches(cases) if len(batch) == min(len(cases), runner.spec.batch)]
     gpu = open_gpu(runner.device)
 
-    def timing(candidate: bool, batch: int) -> Sample:
-        if candidate:
-            return time_loop(runner, batches[batch], policy, sampling, gpu)
+    def timing(cached: bool, batch: int) -> Sample:
+        if cached:
+            return time_loop(runner, batches[batch], candidate, sampling, gpu)
         return time_loop(runner, batches[batch], None, REFERENCE, gpu)
 
     return pair_up(timing, len(batches), len(batches[0]), rounds, floor)

@@ -61,7 +61,7 @@ class PartStore:
         key = self._key(part)
         try:
             entry = read_entry(self._path(key), key)
-            return None if entry is None else _decoded(entry)
+            return None if entry is None else decode_measurement(entry)
         except DamagedEntryError as error:
             log.warning("%s: damaged: %s; it is measured again", self._path(key), error)
             return None
@@ -73,7 +73,7 @@ class PartStore:
             OSError: the folder cannot be written.
         """
         key = self._key(part)
-        write_entry(self._path(key), key, _encoded(measured))
+        write_entry(self._path(key), key, encode_measurement(measured))
 
     def clear(self) -> None:
         """Remove all parts: what they were kept for is written."""
@@ -185,8 +185,8 @@ def joined(parts: Sequence[Measurement]) -> Measurement:
     return replace(parts[0], quality=quality)
 
 
-def _encoded(measured: Measurement) -> Entry:
-    """Arrays as tensors, everything else as JSON."""
+def encode_measurement(measured: Measurement) -> Entry:
+    """A measurement as an entry: arrays as tensors, everything else as JSON."""
     tensors: dict[str, torch.Tensor] = {}
 
     def plain(value: Any, path: str) -> Any:
@@ -201,7 +201,13 @@ def _encoded(measured: Measurement) -> Entry:
     return Entry(tensors, facts)
 
 
-def _decoded(entry: Entry) -> Measurement:
+def decode_measurement(entry: Entry) -> Measurement:
+    """Read what `encode_measurement` gave.
+
+    Raises:
+        DamagedEntryError: it is of another version.
+    """
+
     def value(data: Any) -> Any:
         if isinstance(data, Mapping):
             if set(data) == {"tensor"}:
