@@ -70,14 +70,18 @@ def _importance(family: str, objective: str, rows: Sequence[TrialRow]) -> Import
     raw = np.maximum(raw, 0.0)
     total = float(raw.sum()) or 1.0
     shares = sorted(zip(keys, raw / total, strict=True), key=lambda pair: -pair[1])
-    return Importance(family, objective, len(rows), float(forest.oob_score_), {k: float(v) for k, v in shares})
+    return Importance(
+        family, objective, len(rows), float(forest.oob_score_), {k: float(v) for k, v in shares}
+    )
 
 
 def _coded(value: object) -> object:
     return float(value) if isinstance(value, int | float) else json.dumps(value, sort_keys=True)
 
 
-def _numbers(column: np.ndarray[tuple[int, ...], np.dtype[np.object_]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+def _numbers(
+    column: np.ndarray[tuple[int, ...], np.dtype[np.object_]],
+) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """Numbers as they are; choices by their place among those that were tried."""
     if all(isinstance(value, float) for value in column):
         return column.astype(np.float64)

@@ -112,7 +112,7 @@ def _panel(search: Search, member: Member) -> dict[str, Any]:
         "tiers": ", ".join(member.tiers),
         "lines": lines,
         "policy": "" if member.preset is None else describe(member.preset.policy),
-        "bounds": [(key, f"{value:g}") for key, value in member.bounds.items()],
+        "bounds": list(member.bounds.items()),
         "metrics": [
             (_title(name, search), number(name, member.scalars[name]), _ends(name, member))
             for name in names

@@ -42,7 +42,7 @@ def facts(search: Search) -> Facts:
         found += [(key, str(value)) for key, value in search.summary["environment"].items()]
         versions = search.summary.get("metric_versions", {})
         found += [("metric versions", ", ".join(f"{k} {v}" for k, v in versions.items()))]
-    found += [(f"{name} is", label) for name, label in search.nets.items()]
+    found += [(f"{name}, with its network", label) for name, label in search.nets.items()]
     try:
         manifest = Manifest.read(search.folder / MANIFEST)
         found += [("hash of the settings", manifest.sha256)]
@@ -68,9 +68,10 @@ def _model(search: Search) -> str:
     preset = next((m.preset for m in search.members if m.preset is not None), None)
     if preset is not None:
         model = preset.model
-        size = f"{model.height}x{model.width} latent, " if model.height else ""
-        name = "" if experiment is None else f"{experiment.model.path}: "
-        return f"{name}{model.transformer}, {model.scheduler}, {model.num_steps} steps, {size}{model.dtype}"
+        size = f"{model.height}x{model.width} latent" if model.height else ""
+        path = "" if experiment is None else experiment.model.path
+        parts = (path, model.transformer, model.scheduler, f"{model.num_steps} steps", size, model.dtype)
+        return ", ".join(part for part in parts if part)
     return "" if experiment is None else f"{experiment.model.path}, {experiment.model.num_steps} steps"
 
 
@@ -99,7 +100,11 @@ def _cases(search: Search) -> Facts:
     for member in search.members:
         if member.preset is not None:
             held = member.preset.quality.holdout
-            about = [f"{held.get('cases')} cases", f"seed {held.get('cases_seed')}", f"{held.get('cases_sha256')}"]
+            about = [
+                f"{held.get('cases')} cases",
+                f"seed {held.get('cases_seed')}",
+                f"{held.get('cases_sha256')}",
+            ]
             return [("held-out cases", ", ".join(about))]
     return []
 

@@ -13,7 +13,6 @@ from autotune.scoring.profile import Profile
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.objective import HYPERVOLUME_REFERENCE, METRIC_NAMES, violations
 from autotune.search.pareto import front
-from autotune.search.status import BOUNDS
 from autotune.search.store import RunFolder
 from autotune.search.trial_row import TrialRow
 from xslim.errors import ConfigError, XSlimError
@@ -34,7 +33,7 @@ class Member:
         worst: metric -> value, prompt and seed of its worst case.
         actions: letters of the first sample.
         preset: as read; None where it is not there.
-        bounds: what it was chosen for.
+        bounds: what it was chosen for, in words.
     """
 
     name: str
@@ -46,7 +45,7 @@ class Member:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     worst: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     preset: Preset | None = None
-    bounds: Mapping[str, float] = field(default_factory=dict)
+    bounds: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,13 +196,18 @@ def _member(search: Search, data: Mapping[str, Any], tiers: tuple[str, ...]) -> 
     )
 
 
-def _bounds(search: Search, tiers: tuple[str, ...], preset: Preset | None) -> dict[str, float]:
-    """`tier: scalar` -> limit; the experiment's own bounds as `bounds: scalar`."""
+def _bounds(search: Search, tiers: tuple[str, ...], preset: Preset | None) -> dict[str, str]:
+    """The experiment's bounds and those of the tiers, in words."""
     if search.experiment is None:
-        return {} if preset is None else {f"{BOUNDS}: {n}": v for n, v in preset.quality.bounds.items()}
-    groups = {BOUNDS: search.experiment.bounds}
-    groups |= {tier: search.experiment.tiers.get(tier, {}) for tier in tiers}
-    return {f"{tier}: {name}": bound.limit for tier, limits in groups.items() for name, bound in limits.items()}
+        limits = {} if preset is None else preset.quality.bounds
+        return {f"bound on {name}": f"{value:g}" for name, value in limits.items()}
+    groups = {"bound": search.experiment.bounds}
+    groups |= {f"bound of {tier}": search.experiment.tiers.get(tier, {}) for tier in tiers}
+    return {
+        group: ", ".join(f"{n} {'≤' if b.min is None else '≥'} {b.limit:g}" for n, b in bounds.items())
+        for group, bounds in groups.items()
+        if bounds
+    }
 
 
 def _preset(path: Path) -> Preset | None:

@@ -76,11 +76,13 @@ class Strip:
         title: says the speed.
         lines: uncached first.
         columns: prompts and seeds, or frames.
+        beside: whether the differences stand beside the pictures, not below.
     """
 
     title: str
     lines: tuple[Line, ...]
     columns: tuple[str, ...]
+    beside: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +90,12 @@ class Strips:
     """All strips.
 
     Attributes:
+        strips: none where there are no pictures.
         gain: of the maps of differences.
-        problem: why there are none, or what was left out.
     """
 
-    strips: tuple[Strip, ...]
+    strips: tuple[Strip, ...] = ()
     gain: int = 1
-    problem: str = ""
 
 
 def strips(search: Search) -> Strips:
@@ -107,9 +108,9 @@ def strips(search: Search) -> Strips:
         drawn = _of_rows(search, place) if compared else _of_members(search, place)
         drawn = [one for one in drawn if one.images.shape == reference.shape]
         if drawn:
-            groups = _matched(drawn) if compared else [("the presets of this search", drawn[:OTHERS + 3])]
+            groups = _matched(drawn) if compared else [("the presets of this search", drawn[: OTHERS + 3])]
             return _strips(groups, reference, _cases(place))
-    return Strips((), problem="there are no pictures here; `autotune compare` draws them")
+    return Strips()
 
 
 def _of_rows(search: Search, place: Path) -> list[Drawn]:
@@ -160,7 +161,7 @@ def _matched(drawn: Sequence[Drawn]) -> list[tuple[str, list[Drawn]]]:
         others = [one for method, one in near.items() if method not in (OURS, FEWER_STEPS)]
         lines = [near[name] for name in (FEWER_STEPS, OURS) if name in near]
         lines += [one for one in sorted(others, key=lambda one: one.lpips)[:OTHERS] if one not in lines]
-        groups.append((f"about as fast as {target.id}: {target.about}", lines))
+        groups.append((f"about as fast as {target.id} ({target.about})", lines))
     return groups
 
 
@@ -184,13 +185,16 @@ def _strips(groups: Sequence[tuple[str, list[Drawn]]], reference: Pixels, cases:
             one.title,
             one.about,
             _pictures(one.images, one.title, places, columns),
-            tuple(Picture(uri, f"difference of {one.title}, {c}") for uri, c in zip(maps, columns, strict=True)),
+            tuple(
+                Picture(uri, f"difference of {one.title}, {c}") for uri, c in zip(maps, columns, strict=True)
+            ),
         )
 
     uncached = Line("uncached", "the reference", _pictures(reference, "uncached", places, columns), ())
     title = f", {labels[0]}" if clip else ""
     found = tuple(
-        Strip(name + title, (uncached, *(line(one) for one in group)), tuple(columns)) for name, group in groups
+        Strip(name + title, (uncached, *(line(one) for one in group)), tuple(columns), not clip)
+        for name, group in groups
     )
     return Strips(found, gain)
 
@@ -235,7 +239,7 @@ def _encoded(pixels: Pixels) -> str:
 
 
 def _images(path: Path) -> Pixels | None:
-    """Kept pictures as [cases, frames, height, width, channels]; None where there are none that can be read."""
+    """Kept pictures as [cases, frames, height, width, channels]; None where none can be read."""
     try:
         with np.load(path, allow_pickle=False) as file:
             images = file["images"]

@@ -53,14 +53,23 @@ def front_table(search: Search) -> Table:
     columns = [("preset" if finished else "trial", False), ("tier", False), *_titles(names, search.nets)]
     rows = [_of_member(member, names) for member in search.members]
     caption = "Presets on held-out cases; 95 % intervals in brackets"
-    return Table("front", caption if finished else "Front so far, on search cases", tuple(columns), tuple(rows))
+    return Table(
+        "front", caption if finished else "Front so far, on search cases", tuple(columns), tuple(rows)
+    )
 
 
 def comparison_table(comparison: Comparison) -> Table:
     """Every method at every point that was run."""
     names = _qualities(row.scalars for row in comparison.rows)
     titles = _titles(names, comparison.nets)
-    columns = [("point", False), ("method", False), ("source", False), *titles, ("memory", True), ("notes", False)]
+    columns = [
+        ("point", False),
+        ("method", False),
+        ("source", False),
+        *titles,
+        ("memory", True),
+        ("notes", False),
+    ]
     rows = [
         (
             _text(row.id),
@@ -77,7 +86,10 @@ def comparison_table(comparison: Comparison) -> Table:
 
 def left_out_table(comparison: Comparison) -> Table:
     """What was not run, and why."""
-    rows = [(_text(one.method), _text(words.settings(one.config)), _text(one.reason)) for one in comparison.not_run]
+    rows = [
+        (_text(one.method), _text(words.settings(one.config)), _text(one.reason))
+        for one in comparison.not_run
+    ]
     columns = (("method", False), ("setting", False), ("reason", False))
     return Table("left-out", "Not run", columns, tuple(rows))
 

@@ -127,12 +127,13 @@ def _online(member: Member, policy: Policy, rule: DualThreshold, replay: Replay)
     lines = {"warning": rule.warning, "critical": rule.critical}
     curve = Curve("accumulated error estimate, on the profile's signals", tuple(points), lines)
     differ = sum(a != b for a, b in zip(letters, member.actions, strict=False))
-    note = (
-        "the estimate is replayed on the signals that the profile recorded without a cache"
-        + (f"; {differ} of {len(letters)} actions differ from the measured ones" if differ else "")
+    note = "the estimate is replayed on the signals that the profile recorded without a cache" + (
+        f"; {differ} of {len(letters)} actions differ from the measured ones" if differ else ""
     )
     reasons = [one.decision.reason for one in judged] if not differ else ()
-    return Timeline(member.name, _steps(member.actions, reasons), curve, _blocks(policy, replay, letters), note)
+    return Timeline(
+        member.name, _steps(member.actions, reasons), curve, _blocks(policy, replay, letters), note
+    )
 
 
 def _static(member: Member, policy: Policy, replay: Replay) -> Timeline:

@@ -72,7 +72,7 @@ def larger_is_better(name: str) -> bool:
 def number(name: str, value: float | None) -> str:
     """A scalar as people read it."""
     if value is None:
-        return "–"
+        return ""
     if name == "memory":
         return f"{value / MIB:.1f} MiB"
     form = FORMS.get(name) or FORMS.get(METRIC_OF.get(name, name), "{:.4g}")
@@ -92,6 +92,8 @@ def shortened(text: str, length: int = SHOWN_CHARACTERS) -> str:
 
 def plain(value: Any) -> str:
     """A value of a configuration in few characters."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
 

@@ -234,7 +234,7 @@ class Replay:
         return "".join(decision.action for _, _, decision in self._walk(policy, readings))
 
     def judged(self, policy: Policy, row: int) -> list[Judged]:
-        """Every decision of an online policy on the recorded signals of one row, with the estimate behind it."""
+        """Decisions of an online policy on the recorded signals of one row, and the estimates behind them."""
         readings = self.readings(policy, row)
         return [
             Judged(decision, None if growth is None else state.err + growth)

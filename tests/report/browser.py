@@ -116,7 +116,11 @@ async def browser() -> AsyncIterator[Page]:
     assert path is not None
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         words = [path, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run"]
-        words += ["--disable-background-networking", f"--user-data-dir={profile}", "--remote-debugging-port=0"]
+        words += [
+            "--disable-background-networking",
+            f"--user-data-dir={profile}",
+            "--remote-debugging-port=0",
+        ]
         process = subprocess.Popen(
             [*words, "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

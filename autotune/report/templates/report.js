@@ -7,7 +7,7 @@
   const escaped = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "x", "star", "cross", "triangle-down", "hexagon", "pentagon"];
   const narrow = () => window.innerWidth < 640;
-  const config = { displaylogo: false, responsive: true, scrollZoom: false, modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"] };
+  const config = () => ({ displayModeBar: narrow() ? false : "hover", displaylogo: false, responsive: true, modeBarButtons: [["zoom2d", "pan2d", "resetScale2d", "toImage"]] });
 
   // selection -------------------------------------------------------------------------------------------
   let chosen = (all(".panel:not([hidden])")[0] || { dataset: {} }).dataset.name || "";
@@ -20,9 +20,19 @@
     drawFrontier();
   }
 
+  let fading;
+  function tell(text) {
+    const toast = byId("toast");
+    toast.textContent = text;
+    toast.classList.add("on");
+    clearTimeout(fading);
+    fading = setTimeout(() => toast.classList.remove("on"), 4000);
+  }
+
   async function copy(panel) {
-    const code = panel && panel.querySelector(".lines");
-    if (!code) return;
+    const name = panel.dataset.name;
+    const code = panel.querySelector(".lines");
+    if (!code) return tell(`${name} is selected`);
     const said = panel.querySelector(".copied");
     let done = false;
     try {
@@ -42,6 +52,7 @@
     }
     if (!done) getSelection().selectAllChildren(code);
     said.textContent = done ? "Copied." : "Selected: press Ctrl+C or Cmd+C.";
+    tell(done ? `${name}: its two lines of use are copied` : `${name} is selected; its two lines could not be copied`);
   }
 
   function pick(name) {
@@ -77,13 +88,15 @@
   const { x: xs, y: ys, groups } = data.frontier;
   [[axisX, xs], [axisY, ys]].forEach(([select_, axes]) => axes.forEach((axis) => select_.add(new Option(axis.title, axis.key))));
 
-  function layout(more) {
+  function layout(legend, more) {
     const line = colour("--line"), ink = colour("--ink");
     const axis = (given) => ({ gridcolor: line, zerolinecolor: line, linecolor: line, automargin: true, ...given });
     return {
-      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: ink, size: 13 },
-      margin: { l: 56, r: 12, t: 10, b: 46 }, hoverlabel: { align: "left", font: { size: 12 } },
-      legend: { orientation: "h", y: narrow() ? -0.3 : -0.18, x: 0, font: { size: 12 } }, ...more(axis),
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", 
+      margin: { l: 56, r: 12, t: narrow() ? 10 : 28, b: 46 }, font: { color: ink, size: 13, family: "system-ui, sans-serif" },
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent") },
+      hoverlabel: { align: "left", font: { size: 12 } },
+      legend: { orientation: "h", y: legend, x: 0, font: { size: 12 } }, ...more(axis),
     };
   }
 
@@ -107,7 +120,7 @@
       hovertemplate: "%{text}<br>%{x:.3g}, %{y:.4g}<extra></extra>",
       line: { width: group.kind === "presets" ? 2 : 1, color: tone, dash: group.kind === "presets" ? "solid" : "dot" },
       marker: {
-        color: tone, opacity: faint ? 0.55 : 1, size: faint ? 6 : on.map((o) => (o ? 15 : 9)),
+        color: tone, opacity: faint ? 0.75 : 1, size: faint ? 7 : on.map((o) => (o ? 15 : 9)),
         symbol: faint ? "circle" : group.kind === "presets" ? "circle" : SYMBOLS[(group.place + 1) % SYMBOLS.length],
         line: { width: faint ? 0 : on.map((o) => (o ? 3 : 0)), color: colour("--ink") },
       },
@@ -125,11 +138,11 @@
     byId("direction").textContent = y.better;
     const traces = groups.map((group) => trace(group, x.key, y.key)).filter(Boolean);
     const positive = traces.every((t) => t.y.every((value) => value > 0));
-    Plotly.react("plot-frontier", traces, layout((axis) => ({
+    Plotly.react("plot-frontier", traces, layout(narrow() ? -0.3 : -0.18, (axis) => ({
       hovermode: "closest",
       xaxis: axis({ title: { text: narrow() ? x.key.replace("_", " ") : x.title } }),
-      yaxis: axis({ title: { text: escaped(y.title) }, ...(y.log && positive ? { type: "log", dtick: narrow() ? 1 : "D2" } : {}) }),
-    })), config);
+      yaxis: axis({ title: { text: escaped(y.title) }, ...(y.log && positive ? { type: "log", dtick: narrow() ? 1 : "D2", tickformat: "~g" } : {}) }),
+    })), config());
   }
 
   function drawHistory() {
@@ -141,10 +154,10 @@
     const names = Object.keys(best);
     const traces = [step("hypervolume", hypervolume, colour("--ink"), "solid", false)];
     names.forEach((name, i) => traces.push(step(`${kind === "speedup" ? "best speedup" : "least compute"}, ${name}`, best[name], colour(`--m${i % 8}`), ["dash", "dot", "dashdot", "longdash"][i % 4], true)));
-    Plotly.react("plot-history", traces, layout((axis) => ({
+    Plotly.react("plot-history", traces, layout(narrow() ? -0.5 : -0.3, (axis) => ({
       xaxis: axis({ title: { text: "trials" } }), yaxis: axis({ title: { text: "hypervolume" }, rangemode: "tozero" }),
-      ...(names.length ? { yaxis2: axis({ title: { text: kind === "speedup" ? "speedup (x)" : "compute fraction" }, overlaying: "y", side: "right", showgrid: false }) } : {}),
-    })), config);
+      ...(names.length ? { yaxis2: axis({ title: { text: kind === "speedup" ? "speedup (x)" : "compute fraction" }, overlaying: "y", side: "right", showgrid: false, rangemode: "tozero", tickmode: "auto", tickformat: kind === "speedup" ? ".1f" : ".2f" }) } : {}),
+    })), config());
   }
 
   function draw() {
