@@ -85,8 +85,8 @@ async def _mouse(page: Page) -> None:
           const plot = document.getElementById('plot-frontier'), trace = plot.data[1];
           const box = plot.querySelector('.plot .points') && plot.getBoundingClientRect();
           const {xaxis, yaxis} = plot._fullLayout;
-          return [box.left + xaxis._offset + xaxis.d2p(trace.x[0]), box.top + yaxis._offset + yaxis.d2p(trace.y[0]),
-                  trace.customdata[0]];
+          const left = box.left + xaxis._offset + xaxis.d2p(trace.x[0]);
+          return [left, box.top + yaxis._offset + yaxis.d2p(trace.y[0]), trace.customdata[0]];
         })()"""
     )
     assert place[2] != "front-00"

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from autotune.report.figures import write_figures
+from autotune.report.history import history
+from autotune.report.importance import importances
 from autotune.report.page import page, write_page
 from autotune.report.strips import strips
 from autotune.report.timeline import timelines
@@ -257,7 +259,7 @@ def test_timelines_show_the_estimate_between_its_lines(folder: Path) -> None:
         if isinstance(rule, DualThreshold):
             online += 1
             assert one.curve.lines == {"warning": rule.warning, "critical": rule.critical}
-            last = {step: value for step, value in one.curve.points}
+            last = dict(one.curve.points)
             assert all(value < rule.critical for value in last.values())  # after each decision
             full = [i for i, letter in enumerate(member.actions) if letter == "F"]
             assert all(last[float(i)] == 0.0 for i in full)
@@ -305,3 +307,28 @@ def test_numbers_and_names() -> None:
     assert metric_title("psnr_p5", {}) == "PSNR p5 (dB)"
     assert column_title("lpips_p95", {"lpips": "lpips_digits"}) == "p95"
     assert settings({"critical": 0.1 * 3, "mode": "fast"}) == "critical=0.3, mode=fast"
+
+
+def test_importances_find_the_key_that_matters(folder: Path) -> None:
+    """The formula's cost hangs on the number of full steps of a pattern, and on no other key as much."""
+    found = {(one.family, one.objective): one for one in importances(read(folder))}
+    one = found["pattern", "latency"]
+    assert next(iter(one.shares)) == "schedule.full_steps"
+    assert sum(one.shares.values()) == pytest.approx(1.0)
+    assert one.explained > 0.3
+    assert one.trials >= 10
+
+
+def test_the_history_never_falls(folder: Path) -> None:
+    search = read(folder)
+    found = history(search)
+    volumes = found["hypervolume"]
+    assert volumes == sorted(volumes)
+    assert search.summary is not None
+    assert volumes[-1] == pytest.approx(search.summary["hypervolume"], rel=1e-4)
+    assert found["trials"] == list(range(1, 31))
+    assert found["kind"] == "speedup"
+    assert set(found["best"]) == {"bounds", "high", "fast"}
+    for values in found["best"].values():
+        known = [value for value in values if value is not None]
+        assert known == sorted(known)
