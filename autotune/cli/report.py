@@ -1,22 +1,77 @@
-"""`autotune report`: draw a finished search again: `pareto.png` and the table."""
+"""`autotune report`: a search as one page, its plots, and the table; of a running search what is in."""
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from autotune.cli.common import Json
 from autotune.cli.show import print_summary, read_summary
-from autotune.search.store import RunFolder
+from autotune.cli.unfinished import start_command, unfinished
+from xslim.errors import ConfigError
+
+if TYPE_CHECKING:
+    from autotune.report.sources import Search
 
 
-def report(folder: Annotated[Path, typer.Argument(help="folder of a finished search")]) -> None:
-    """Write `pareto.png` into the folder and print the table."""
-    summary = read_summary(folder)
+def report(
+    folder: Annotated[Path, typer.Argument(help="folder of a search, finished or not")],
+    mlflow: Annotated[bool, typer.Option("--mlflow", help="attach it to the search's MLflow run")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write `report.html`, `pareto.png` and `comparison.png` into the folder, and print the table."""
+    going = unfinished(folder)
+    summary = read_summary(folder) if going is None else None
 
-    from autotune.search.plot import pareto_png
+    from autotune.report.page import nothing_holds
+    from autotune.report.sources import read_search
 
-    path = pareto_png(folder / "pareto.png", summary, RunFolder(folder).rows())
-    print_summary(summary, folder)
-    typer.echo(f"plot: {path}")
+    search = read_search(folder, summary, start_command(folder), "" if going is None else str(going))
+    page, *plots = files = write_report(search)
+    if mlflow:
+        from autotune.search.mlflow_tracker import attach
+
+        attach(folder, files)
+    if as_json:
+        json.dump(_facts(search, page, plots), sys.stdout, indent=2)
+        sys.stdout.write("\n")
+    elif summary is None:
+        typer.echo(f"{folder}: {going}")
+    else:
+        print_summary(summary, folder)
+    if not as_json:
+        for path in plots:
+            typer.echo(f"plot: {path}")
+        typer.echo(f"report: {page}")
+    if summary is not None and not summary["front"]:
+        raise ConfigError(f"{nothing_holds(summary)}; its trials are in {page}", source=str(folder))
+
+
+def write_report(search: Search) -> list[Path]:
+    """Write page and plots; return their paths, the page first."""
+    from autotune.report.figures import write_figures
+    from autotune.report.page import write_page
+
+    plots = write_figures(search)
+    return [write_page(search), *plots]
+
+
+def report_of(folder: Path, summary: dict[str, Any]) -> list[Path]:
+    """Write the report of a search that has just ended."""
+    from autotune.report.sources import read_search
+
+    return write_report(read_search(folder, summary, start_command(folder)))
+
+
+def _facts(search: Search, page: Path, plots: list[Path]) -> dict[str, Any]:
+    return {
+        "report": str(page),
+        "plots": [str(path) for path in plots],
+        "partial": search.summary is None,
+        "presets": [member.file for member in search.members if member.file],
+        "trials": len(search.rows),
+    }

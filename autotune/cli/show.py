@@ -14,6 +14,7 @@ import typer
 
 from autotune.cli.common import Json
 from autotune.cli.unfinished import Unfinished, unfinished
+from autotune.report.words import column_title, describe
 from autotune.scoring.sampling import REFERENCE, preset_sampling
 from autotune.search.status import FILE as STATUS
 from autotune.search.status import read_status
@@ -162,14 +163,6 @@ def screening_line(facts: Mapping[str, Any]) -> str:
     return f"replay ranks {facts['metric']} of {facts['trials']} trials with {found:.2f} (Spearman): {use}"
 
 
-def column_title(name: str, nets: Mapping[str, str]) -> str:
-    """A column's title: the printed name of a metric with a network, `p95` beside its mean."""
-    metric, _, tail = name.partition("_p")
-    if tail and metric in nets:
-        return f"p{tail}"
-    return nets.get(name, f"{metric.upper()} p{tail}" if tail else name)
-
-
 def _measured(summary: Mapping[str, Any], name: str) -> bool:
     members = [*summary["front"], *summary["tiers"].values()]
     return bool(members) and all(name in member["holdout"] for member in members)
@@ -186,7 +179,7 @@ def print_preset(preset: Preset) -> None:
     sampling = preset_sampling(preset)
     if sampling != REFERENCE:
         typer.echo(f"  sampling  {sampling}, unlike the reference it was measured against")
-    typer.echo(f"  policy    {describe(preset)}")
+    typer.echo(f"  policy    {describe(preset.policy)}")
     for name, bound in preset.quality.bounds.items():
         value = holdout.get(name, {}).get("value")
         typer.echo(f"  bound     {name} {bound:g}" + ("" if value is None else f", held-out {value:.4g}"))
@@ -205,24 +198,3 @@ def print_preset(preset: Preset) -> None:
     if certified:
         where = f"{certified.get('cases', '?')} fresh cases on {certified.get('device', 'unknown')}"
         typer.echo(f"  certified {certified.get('date', '')}, {where}")
-
-
-def describe(preset: Preset) -> str:
-    """A policy in one line."""
-    policy = preset.policy
-    predictor: str = policy.predictor.kind
-    if predictor in ("newton", "taylor"):
-        predictor += f" {policy.predictor.order}"
-    controller = policy.controller
-    if controller.kind == "pattern":
-        return f"pattern {controller.steps}, {predictor}"
-    if controller.kind == "dual-threshold":
-        polish = "+".join(controller.polish) or "none"
-        return (
-            f"dual-threshold: skip below {controller.warning:.3g}, polish ({polish}) to "
-            f"{controller.critical:.3g}, then compute; {predictor}"
-        )
-    if controller.kind == "interval":
-        between = "+".join(controller.between)
-        return f"interval of {controller.every}, {between} between, {predictor}"
-    return f"{controller.kind}, {predictor}"

@@ -73,6 +73,11 @@ def _held(lock: Path) -> bool:
     return False
 
 
+def start_command(folder: Path) -> str:
+    """Return the command that starts the search of a folder anew, with the settings it was started with."""
+    return resume_command(folder, *_kept_start(folder)).replace(" --resume", "", 1)
+
+
 def resume_command(folder: Path, experiment: str, overrides: Sequence[str], address: str | None) -> str:
     """Return the command that goes on with a search, with the settings it was started with."""
     words = ["autotune", "search", experiment, "--out", str(folder), "--resume"]

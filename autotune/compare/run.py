@@ -105,9 +105,7 @@ class CompareRun:
             self._draw(dispatcher, comparison, entrants, cases)
         return comparison, entrants
 
-    def _peers(
-        self, comparison: Comparison, entrants: Sequence[Entrant], stopped: threading.Event
-    ) -> None:
+    def _peers(self, comparison: Comparison, entrants: Sequence[Entrant], stopped: threading.Event) -> None:
         """Other libraries' caches."""
         settings, folder = self.experiment.compare, self._own / "pictures"
         peers = Live(

@@ -1,1 +1,1 @@
-"""What a search or a comparison found, as pages, pictures and tables."""
+"""The report: what a search has found, as one page and a few pictures."""

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -178,6 +178,23 @@ class MLflowStore:
         for i in range(0, max(len(new_params), len(new_metrics), len(new_tags)), BATCH):
             part = slice(i, i + BATCH)
             self._client.log_batch(run, new_metrics[part], new_params[part], new_tags[part])
+
+
+def attach(uri: str, search: str, files: Sequence[str]) -> bool:
+    """Attach files to the parent run of a search, in whatever experiment it is; whether there is one.
+
+    Args:
+        uri: tracking URI.
+        search: id of the search.
+        files: paths.
+    """
+    client = _client(uri)
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    runs = client.search_runs(experiments, f"tags.`{SEARCH_TAG}` = '{search}'") if experiments else []
+    for run in runs[:1]:
+        for path in files:
+            client.log_artifact(run.info.run_id, path)
+    return bool(runs)
 
 
 def hopeless(error: Exception) -> bool:

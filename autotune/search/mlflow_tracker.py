@@ -6,6 +6,7 @@ start.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -18,9 +19,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autotune.search.executor import RunBrokenError, last_line
 from autotune.search.masking import masked, without_passwords
 from autotune.search.spool import Event, Spool
 from autotune.search.tracker import Candidate, CaseSet
+from xslim.errors import ConfigError
 
 if TYPE_CHECKING:
     from autotune.search.mlflow_store import MLflowStore
@@ -33,6 +36,7 @@ RETRY_S = 30.0  # between attempts while the store is down
 SWITCH_S = 0.0005  # between threads of the driver
 FINISH_S = 60.0  # the first connection to a new SQLite file migrates for 7 s
 SQLITE = "sqlite:///"
+STATE = "mlflow.json"
 
 
 class MLflowTracker:
@@ -55,9 +59,9 @@ class MLflowTracker:
         retry_s: float = RETRY_S,
     ) -> None:
         out = out.resolve()
-        self.uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{out / 'mlflow.db'}"
+        self.uri = _uri(uri, out)
         self._experiment = ""
-        self._spool = Spool(out / "mlflow.spool.jsonl", state or out / "mlflow.json", self.uri)
+        self._spool = Spool(out / "mlflow.spool.jsonl", state or out / STATE, self.uri)
         self._finish_s, self._retry_s = finish_s, retry_s
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -195,6 +199,48 @@ class MLflowTracker:
     def _warn(self, text: str) -> None:
         log.log(logging.DEBUG if self._warned else logging.WARNING, "%s", without_passwords(text))
         self._warned = True
+
+
+def attach(folder: Path, files: Sequence[Path]) -> None:
+    """Attach files to the MLflow run of a finished or a running search.
+
+    Args:
+        folder: of the search, whose `mlflow.json` says which run is its own.
+        files: what to attach.
+
+    Raises:
+        ConfigError: the search has no run in this store.
+        RunBrokenError: the store does not answer.
+    """
+    folder = folder.resolve()
+    uri = _uri(None, folder)
+    shown = without_passwords(uri)
+    try:
+        search = str(json.loads((folder / STATE).read_text())["search"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"--mlflow: holds no {STATE}, so the search was not tracked; search with tracking.kind mlflow",
+            source=str(folder),
+        ) from None
+    missing = ConfigError(
+        f"--mlflow: {shown} holds no run of this search; set MLFLOW_TRACKING_URI to the store it is in",
+        source=str(folder),
+    )
+    if uri.startswith(SQLITE) and not Path(uri.removeprefix(SQLITE)).exists():
+        raise missing
+    from autotune.search import mlflow_store
+
+    try:
+        found = mlflow_store.attach(uri, search, [str(path.resolve()) for path in files])
+    except Exception as error:  # a border: a store may fail in many ways
+        said = without_passwords(last_line(str(error)))
+        raise RunBrokenError(f"--mlflow: MLflow at {shown} fails: {said}") from error
+    if not found:
+        raise missing
+
+
+def _uri(given: str | None, out: Path) -> str:
+    return given or os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{out / 'mlflow.db'}"
 
 
 def _hopeless(error: Exception) -> bool:

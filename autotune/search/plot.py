@@ -38,8 +38,8 @@ def pareto_png(path: Path, summary: Mapping[str, Any], rows: Sequence[TrialRow])
     if members:
         speeds = [m["speedup"] for m in members]
         values = [m["holdout"]["psnr_p5"]["value"] for m in members]
-        spread_x = _bars(speeds, [m["holdout"]["speedup"]["ci95"] for m in members])
-        spread_y = _bars(values, [m["holdout"]["psnr_p5"]["ci95"] for m in members])
+        spread_x = bars(speeds, [m["holdout"]["speedup"]["ci95"] for m in members])
+        spread_y = bars(values, [m["holdout"]["psnr_p5"]["ci95"] for m in members])
         axes.errorbar(
             speeds,
             values,
@@ -73,7 +73,8 @@ def pareto_png(path: Path, summary: Mapping[str, Any], rows: Sequence[TrialRow])
     return path
 
 
-def _bars(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
+def bars(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> list[list[float]]:
+    """How far intervals reach below and above their values, as matplotlib's error bars take it."""
     low = [max(0.0, v - ci[0]) for v, ci in zip(values, intervals, strict=True)]
     high = [max(0.0, ci[1] - v) for v, ci in zip(values, intervals, strict=True)]
     return [low, high]

@@ -9,7 +9,7 @@ residuals, whose inner products are known.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -21,8 +21,8 @@ from autotune.scoring.cost import CostModel
 from autotune.scoring.cost_steps import Done, dry_run
 from autotune.scoring.profile import TOKEN_BUDGETS, Array, Profile
 from xslim.errors import ConfigError
-from xslim.policy.controller import FRESH, decide
-from xslim.policy.decision import Action, StepInfo
+from xslim.policy.controller import FRESH, ControllerState, decide, error_growth
+from xslim.policy.decision import Action, Decision, StepInfo
 from xslim.policy.policy import BlockReuse, DualThreshold, Policy, Predictor
 from xslim.runtime.predictors import Kept, weights
 
@@ -42,6 +42,20 @@ class Replayed:
     actions: tuple[str, ...]
     compute_fraction: float
     products: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the controller makes of one recorded step.
+
+    Attributes:
+        decision: what it decides; its `err` is the estimate after the step.
+        estimate: the accumulated estimate that is held against the two lines; None while a signal has no
+            value.
+    """
+
+    decision: Decision
+    estimate: float | None
 
 
 @dataclass(frozen=True)
@@ -240,18 +254,50 @@ class Replay:
         return [self._decided_row(policy, self.readings(policy, row)) for row in range(rows)]
 
     def _decided_row(self, policy: Policy, readings: list[Mapping[str, float]]) -> str:
+        return "".join(decision.action for _, _, decision in self._walk(policy, readings))
+
+    def judged(self, policy: Policy, row: int) -> list[Judged]:
+        """Decisions of an online policy on the recorded signals of one row, and the estimates behind them."""
+        readings = self.readings(policy, row)
+        return [
+            Judged(decision, None if growth is None else state.err + growth)
+            for state, info, decision in self._walk(policy, readings)
+            for growth in [error_growth(policy, state, info, readings[info.step])]
+        ]
+
+    def _walk(
+        self, policy: Policy, readings: list[Mapping[str, float]]
+    ) -> Iterator[tuple[ControllerState, StepInfo, Decision]]:
+        """The state before each step, the step, and what is decided."""
         steps, sigmas = self.profile.num_steps, self.cost.sigmas
-        state, letters = FRESH, []
+        state = FRESH
         computed = 0  # residuals, of which a token refresh needs some
         for step in range(steps):
             info = StepInfo(step, steps, None if sigmas is None else sigmas[step])
             decision, after = decide(policy, state, info, readings[step])
             if decision.action is Action.TOKEN and computed < policy.token.history:
                 decision, after = decide(_ALWAYS, state, info, {})
+            yield state, info, decision
             state = after
             computed += decision.action is not Action.SKIP
-            letters.append(decision.action)
-        return "".join(letters)
+
+    def blocks_run(self, policy: Policy, letters: str | None) -> Array:
+        """Share of rows, or at a token refresh of tokens, for which each block runs, [steps, blocks].
+
+        Args:
+            policy: the policy.
+            letters: of one row of an online policy; None for a static one.
+        """
+        shares = {Action.FULL: 1.0, Action.SKIP: 0.0, Action.TOKEN: policy.token.budget}
+        found = np.zeros((self.profile.num_steps, len(self.cost.kinds)))
+        for step, call in enumerate(self._done(policy, letters)):
+            if call.flags is not None:
+                found[step] = call.flags
+            elif call.action is Action.BLOCK:
+                found[step] = self._selected(policy, call.selected_at or 0)
+            else:
+                found[step] = shares[call.action]
+        return found
 
     def readings(self, policy: Policy, row: int) -> list[Mapping[str, float]]:
         """The recorded signals that a policy reads, of one row at every step."""

@@ -74,8 +74,60 @@ def test_a_report_draws_the_search_again(formula: Path, tmp_path: Path, autotune
     (out / "pareto.png").unlink()
     result = autotune("report", out)
     assert result.status == 0
-    assert result.out == f"{table}plot: {out / 'pareto.png'}\n"
+    assert result.out == f"{table}plot: {out / 'pareto.png'}\nreport: {out / 'report.html'}\n"
     assert (out / "pareto.png").read_bytes().startswith(b"\x89PNG")
+    facts = json.loads(autotune("report", out, "--json").out)
+    assert (facts["report"], facts["plots"]) == (str(out / "report.html"), [str(out / "pareto.png")])
+    assert (facts["partial"], facts["trials"]) == (False, 14)
+    assert f"autotune search {formula} --out {out}\n" in (out / "report.html").read_text()
+
+
+def test_a_report_of_an_empty_front_says_so(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
+    out = tmp_path / "out"
+    impossible = ("--set", "bounds={psnr_p5: {min: 500}}", "--set", "tiers={}")
+    assert autotune("search", formula, "--out", out, *impossible).status == 1
+    text = (out / "report.html").read_text()
+    assert "Empty front:" in text
+    assert "comes nearest with psnr_p5" in text
+    result = autotune("report", out)
+    assert result.status == 2
+    assert result.err.count("\n") == 1
+    assert f"{out}: no preset holds its bounds on held-out cases; trial " in result.err
+    assert f"its trials are in {out / 'report.html'}" in result.err
+
+
+def test_a_failing_report_does_not_fail_a_search(
+    formula: Path,
+    tmp_path: Path,
+    autotune: Autotune,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("no room for a page\nand more")
+
+    monkeypatch.setattr("autotune.report.page.write_page", broken)
+    out = tmp_path / "out"
+    assert autotune("search", formula, "--out", out).status == 0
+    assert not (out / "report.html").exists()
+    assert [r.getMessage() for r in caplog.records if "report" in r.getMessage()] == [
+        "no report.html: RuntimeError: no room for a page"
+    ]
+
+
+def test_a_report_for_mlflow_needs_a_tracked_search(
+    formula: Path, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    out = tmp_path / "out"
+    assert autotune("search", formula, "--out", out).status == 0
+    result = autotune("report", out, "--mlflow")
+    assert result.status == 2
+    assert f"{out}: --mlflow: holds no mlflow.json, so the search was not tracked" in result.one_line()
+    (out / "mlflow.json").write_text('{"search": "ab", "sent": {}}')
+    result = autotune("report", out, "--mlflow")
+    assert result.status == 2
+    assert "holds no run of this search; set MLFLOW_TRACKING_URI" in result.one_line()
 
 
 def test_export_names_what_works(tmp_path: Path, autotune: Autotune) -> None:
@@ -118,8 +170,9 @@ def test_an_interrupted_search_says_how_to_go_on(formula: Path, stopped: Path, a
         f"{stopped}: the search is interrupted, 14 of 14 trials are in; resume it with: {command}\n"
     )
     report = autotune("report", stopped)
-    assert report.status == 2
-    assert f"{stopped}: the search is interrupted, 14 of 14" in report.one_line()
+    assert (report.status, report.err) == (0, "")
+    assert report.out == f"{result.out}report: {stopped / 'report.html'}\n"
+    assert "Partial: this search is not finished." in (stopped / "report.html").read_text()
     data = json.loads(autotune("show", stopped, "--json").out)
     assert data == {"state": "interrupted", "trials": 14, "of": 14, "resume": command}
     assert autotune(*shlex.split(command)[1:]).status == 0
@@ -150,3 +203,7 @@ def test_a_running_search_is_told(stopped: Path, autotune: Autotune) -> None:
     assert (status["experiment"], status["wanted"]) == ("formula", 14)
     assert "hypervolume" in result.out
     assert json.loads(autotune("show", stopped, "--json").out)["state"] == "interrupted"
+    report = autotune("report", stopped)
+    assert report.status == 2
+    assert "0 of 14 trials are in; resume it with" in report.one_line()
+    assert "there is nothing to report yet" in report.err

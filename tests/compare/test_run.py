@@ -61,6 +61,7 @@ def compared(
             held,
             executor or Counting(),
             FormulaFactory(),
+            None,  # for peers, of which none is chosen
             "autotune compare experiment.yaml",
         ).run()
     finally:

@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 
 from autotune.scoring.case import Case, cases_sha256
+from autotune.search.executor import RunBrokenError
 from autotune.search.mlflow_store import MLflowStore
-from autotune.search.mlflow_tracker import MLflowTracker
+from autotune.search.mlflow_tracker import MLflowTracker, attach
 from autotune.search.spool import Event, Spool
 from autotune.search.tracker import Candidate, CaseSet
+from xslim.errors import ConfigError
 
 pytestmark = [
     # mlflow 3.17 imports and uses names that its own dependencies have deprecated
@@ -329,3 +331,33 @@ def test_spool_survives_a_torn_line(tmp_path: Path) -> None:
     assert Spool(path, state, "a").peek() is None
     assert Spool(path, state, "b").peek() is not None
     assert Spool(path, state, "b").search == spool.search
+
+
+def test_files_are_attached_to_the_run_of_an_ended_search(out: Path) -> None:
+    tracker = MLflowTracker(None, out)
+    tracker.start("dit", "digits", {}, {})
+    tracker.finish({}, "FINISHED")
+    (out / "report.html").write_text("<p>front</p>")
+    attach(out, [out / "report.html"])
+    attach(out, [out / "report.html"])  # again: the newer one replaces it
+    (parent,) = runs(tracker.uri)[1]
+    assert (out / "mlartifacts" / parent.info.run_id / "artifacts" / "report.html").exists()
+    assert parent.info.status == "FINISHED"
+
+
+def test_files_of_another_search_are_not_attached(out: Path) -> None:
+    tracker = MLflowTracker(None, out)
+    tracker.start("dit", "digits", {}, {})
+    tracker.finish({}, "FINISHED")
+    (out / "mlflow.json").write_text('{"search": "another", "sent": {}}')
+    with pytest.raises(ConfigError, match="holds no run of this search"):
+        attach(out, [out / "mlflow.json"])
+
+
+def test_a_store_that_does_not_answer_is_told(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (out / "mlflow.json").write_text('{"search": "ab", "sent": {}}')
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", DEAD.replace("://", "://someone:secret@"))
+    with pytest.raises(RunBrokenError, match="--mlflow: MLflow at http") as error:
+        attach(out, [out / "mlflow.json"])
+    assert "secret" not in str(error.value)
+    assert "\n" not in str(error.value)

@@ -1,0 +1,80 @@
+"""comparison.png: every method of a comparison, with intervals, for papers and chats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autotune.report import words
+from autotune.report.comparison import OURS, Comparison, Row
+from autotune.report.frontier import LOGARITHMIC, methods_of
+from autotune.report.sources import Search
+from autotune.search.plot import ACCENT, bars, pareto_png
+
+COLOURS = (ACCENT, "#c2410c", "#1f5fa8", "#8e3b8e", "#946200", "#0e7490", "#be123c", "#525b66")
+MARKERS = "osD^vPX*<>ph"
+
+
+def write_figures(search: Search) -> list[Path]:
+    """Write the static plots that the folder has data for; return their paths."""
+    found = []
+    if search.summary is not None:
+        found.append(pareto_png(search.folder / "pareto.png", search.summary, search.rows))
+    if search.comparison is not None and search.comparison.rows:
+        found.append(comparison_png(search.folder / "comparison.png", search.comparison, methods_of(search)))
+    return found
+
+
+def comparison_png(path: Path, comparison: Comparison, methods: list[str]) -> Path:
+    """Draw speed, or where nothing was timed compute, against LPIPS or the first quality that all have.
+
+    Args:
+        path: file to write.
+        comparison: with one row at least.
+        methods: in the order of their colours.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = comparison.rows
+    x = "speedup" if all(row.speedup is not None for row in rows) else "compute_fraction"
+    common = set.intersection(*(set(row.scalars) for row in rows))
+    y = next(iter(words.measured(common)), "compute_fraction")
+    figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120)
+    for place, method in enumerate(methods):
+        own = sorted((row for row in rows if row.method == method), key=lambda row: row.scalars[x])
+        ours = method == OURS
+        axes.errorbar(
+            [row.scalars[x] for row in own],
+            [row.scalars[y] for row in own],
+            xerr=_bars(own, x),
+            yerr=_bars(own, y),
+            fmt=f"{MARKERS[place % len(MARKERS)]}{'-' if ours else ':'}",
+            color=COLOURS[place % len(COLOURS)],
+            lw=1.8 if ours else 0.9,
+            ms=6 if ours else 4.5,
+            elinewidth=0.8,
+            capsize=2,
+            label=own[0].title,
+            zorder=3 if ours else 2,
+        )
+    if y in LOGARITHMIC and all(row.scalars[y] > 0 for row in rows):
+        axes.set_yscale("log")
+    better = "higher" if words.larger_is_better(y) else "lower"
+    axes.set_xlabel(words.TITLES[x])
+    axes.set_ylabel(f"{words.metric_title(y, comparison.nets)}, {better} is better")
+    axes.set_title(comparison.experiment + (" (partial)" if comparison.partial else ""))
+    axes.grid(alpha=0.25, zorder=0)
+    axes.legend(frameon=False, fontsize=8, ncols=1 + len(methods) // 10)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)
+    return path
+
+
+def _bars(rows: list[Row], name: str) -> list[list[float]]:
+    values = [row.scalars[name] for row in rows]
+    return bars(values, [row.intervals.get(name, (v, v)) for row, v in zip(rows, values, strict=True)])
