@@ -116,4 +116,7 @@ def describe(policy: Policy) -> str:
             f"dual-threshold: skip below {controller.warning:.3g}, polish ({polish}) to "
             f"{controller.critical:.3g}, then compute; {predictor}"
         )
+    if controller.kind == "interval":
+        between = "+".join(controller.between)
+        return f"interval of {controller.every}, {between} between, {predictor}"
     return f"{controller.kind}, {predictor}"
