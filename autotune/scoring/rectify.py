@@ -19,8 +19,9 @@ from autotune.scoring.pipeline import ModelSpec, PipelineRunner
 from autotune.scoring.residuals import record_residuals
 from autotune.scoring.sampling import preset_sampling
 from xslim.errors import ConfigError
+from xslim.policy.controller import static_decision
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import Pattern, Policy
+from xslim.policy.policy import DualThreshold, Policy
 from xslim.policy.prediction import Affine
 from xslim.policy.preset import Preset, Quality
 from xslim.runtime.feature_cache import ResidualHistory
@@ -53,11 +54,11 @@ def fit_preset(model: ModelSpec, cases: Sequence[Case], preset: Preset, per_chan
     Args:
         model: what is run.
         cases: at least two.
-        preset: a preset whose controller is a pattern.
+        preset: a preset whose controller is static.
         per_channel: fit one slope and offset for every channel instead of one for all.
 
     Raises:
-        ConfigError: the preset is of another number of steps or no pattern, or there is one case only.
+        ConfigError: the preset is of another number of steps or decides online, or there is one case only.
     """
     sampling = preset_sampling(preset)
     if preset.model.num_steps != sampling.steps(model.num_steps):
@@ -91,18 +92,18 @@ def record(runner: PipelineRunner, cases: Sequence[Case]) -> NDArray[np.float32]
 
 
 def fit_corrector(residuals: NDArray[np.float32], policy: Policy, per_channel: bool = False) -> Affine:
-    """Fit a corrector to the predictions of a static pattern.
+    """Fit a corrector to the predictions of a static policy.
 
     Args:
         residuals: stack residuals of uncached runs, [rows, steps, tokens, dim]; see `record_residuals`.
-        policy: a pattern of as many steps and its predictor; a corrector that it has is left out.
+        policy: a static policy of as many steps and its predictor; a corrector that it has is left out.
         per_channel: fit one slope and offset for every channel instead of one for all.
 
     Returns:
         Entries for every step; 0 where nothing is predicted.
 
     Raises:
-        ConfigError: the policy is no pattern, or one of another length.
+        ConfigError: the policy decides online, or is for another number of steps.
     """
     count = residuals.shape[1]
     slopes: list[float | tuple[float, ...]] = [0.0] * count
@@ -116,14 +117,14 @@ def fit_corrector(residuals: NDArray[np.float32], policy: Policy, per_channel: b
 
 
 def prediction_error(residuals: NDArray[np.float32], policy: Policy) -> Floats:
-    """Mean squared error of a pattern's predictions, corrector included, [steps]; 0 where it computes.
+    """Mean squared error of a static policy's predictions, corrector included, [steps]; 0 where it computes.
 
     Args:
         residuals: stack residuals of uncached runs, [rows, steps, tokens, dim].
-        policy: a pattern of as many steps, its predictor and its corrector.
+        policy: a static policy of as many steps, its predictor and its corrector.
 
     Raises:
-        ConfigError: the policy is no pattern, or one of another length.
+        ConfigError: the policy decides online, or is for another number of steps.
     """
     errors = np.zeros(residuals.shape[1])
     for step, predicted, true in _predictions(residuals, policy):
@@ -131,19 +132,38 @@ def prediction_error(residuals: NDArray[np.float32], policy: Policy) -> Floats:
     return errors
 
 
+def skipped_steps(policy: Policy, count: int) -> frozenset[int]:
+    """Steps at which a static policy predicts the whole stack; refreshed ones are not among them.
+
+    Args:
+        policy: of a pattern or table of so many steps, or of an interval.
+        count: steps of the request.
+
+    Raises:
+        ConfigError: the policy decides online, or is for another number of steps.
+    """
+    controller = policy.controller
+    if isinstance(controller, DualThreshold) or policy.num_steps not in (None, count):
+        got = (
+            "one that decides online"
+            if isinstance(controller, DualThreshold)
+            else f"{policy.num_steps} steps"
+        )
+        raise ConfigError(f"got {got}; give a static one of {count} steps, as recorded", key="controller")
+    actions = (static_decision(controller, StepInfo(step, count)).action for step in range(count))
+    # the first step is full whatever the schedule says
+    return frozenset(step for step, action in enumerate(actions) if step and action is Action.SKIP)
+
+
 def _predictions(residuals: NDArray[np.float32], policy: Policy) -> Iterator[tuple[int, Floats, Floats]]:
     """Every predicted step with the prediction and what was true, [rows, tokens, dim]."""
     rows, count = residuals.shape[:2]
-    controller = policy.controller
-    if not isinstance(controller, Pattern) or len(controller.steps) != count:
-        raise ConfigError(
-            f"got {policy.num_steps} steps; give a pattern of {count}, as recorded", key="controller"
-        )
+    skipped = skipped_steps(policy, count)
     everyone = Rows.of([True] * rows, torch.device("cpu"))
     history = ResidualHistory(policy.history)
-    for step, letter in enumerate(controller.steps):
+    for step in range(count):
         recorded = np.ascontiguousarray(residuals[:, step])
-        if letter == Action.SKIP and step > 0:  # the first step is full whatever its letter
+        if step in skipped:
             predicted = predict(policy, history, StepInfo(step, count))
             yield step, predicted.double().numpy(), recorded.astype(np.float64)
         else:

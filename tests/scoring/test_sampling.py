@@ -35,6 +35,7 @@ ALL = Policy.from_pattern("FFF")
         {"num_steps": 20},
         {"scheduler": "DDIMScheduler"},
         {"num_steps": 20, "scheduler": {"name": "DDIMScheduler", "config": {"beta_end": 0.03}}},
+        {"num_steps": 2, "sigmas": [1.0, 0.5]},
     ],
 )
 def test_a_sampling_is_read_back(data: dict[str, object]) -> None:
@@ -42,11 +43,32 @@ def test_a_sampling_is_read_back(data: dict[str, object]) -> None:
     assert sampling_of(sampling.to_data()) == sampling
     assert (sampling == REFERENCE) is (data == {})
     assert sampling.steps(50) == data.get("num_steps", 50)
-    assert sampling.against(20).num_steps is None
+    assert sampling.against(20).num_steps == data.get("num_steps" if "sigmas" in data else "")
     assert sampling.against(50) == sampling
 
 
-@pytest.mark.parametrize("data", [{"num_steps": 1}, {"num_steps": 2.5}, {"scheduler": {}}, {"steps": 3}])
+def test_sigmas_set_the_number_of_steps() -> None:
+    sampling = Sampling(sigmas=(1.0, 0.75, 0.5, 0.25, 0.125, 0.0625, 0.03))
+    assert sampling.num_steps == sampling.steps(50) == 7
+    assert sampling.against(7) == sampling  # noise levels tell how many there are
+    assert str(sampling) == "7 steps, sigmas 1 0.75 0.5 … 0.125 0.0625 0.03"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"num_steps": 1},
+        {"num_steps": 2.5},
+        {"scheduler": {}},
+        {"steps": 3},
+        {"sigmas": [1.0]},
+        {"sigmas": [1.0, 0.0]},
+        {"sigmas": [0.5, 1.0]},
+        {"sigmas": [1.0, 0.5], "num_steps": 3},
+        {"sigmas": [1.0, float("nan")]},
+        {"sigmas": "1.0"},
+    ],
+)
 def test_a_sampling_at_fault_is_one_line(data: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Sampling.parse(data)
