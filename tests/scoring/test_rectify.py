@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import PipelineRunner
-from autotune.scoring.rectify import fit_corrector, fit_preset, prediction_error, record
+from autotune.scoring.rectify import fit_corrector, prediction_error, record
+from autotune.scoring.rectify_preset import fit_preset
 from tests.scoring.conftest import SPEC
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
@@ -140,12 +142,12 @@ def test_a_preset_is_rectified_and_loses_its_evidence() -> None:
         }
     )
     cases = [Case(i, i) for i in range(4)]
-    found = fit_preset(replace(SPEC, num_steps=6), cases, preset, per_channel=True)
+    found = fit_preset(replace(SPEC, num_steps=6), cases, preset, "per-channel", Path())
     assert 0 < found.after < found.before
     assert found.preset.name == "mine-rectified"
     assert found.preset.quality.bounds == {}
     assert Preset.parse(found.preset.to_data()) == found.preset
     with pytest.raises(ConfigError, match="of 6 steps; the experiment has 7"):
-        fit_preset(replace(SPEC, num_steps=7), cases, preset, per_channel=True)
+        fit_preset(replace(SPEC, num_steps=7), cases, preset, "per-channel", Path())
     with pytest.raises(ConfigError, match=r"cases\.search"):
-        fit_preset(replace(SPEC, num_steps=6), cases[:1], preset, per_channel=True)
+        fit_preset(replace(SPEC, num_steps=6), cases[:1], preset, "per-channel", Path())

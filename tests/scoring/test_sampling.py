@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,7 @@ from autotune.scoring.evaluator import PipelineEvaluator
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.pipeline.schedulers import build_scheduler, check_choices
-from autotune.scoring.rectify import fit_preset
+from autotune.scoring.rectify_preset import fit_preset
 from autotune.scoring.sampling import REFERENCE, Sampling, SchedulerChoice, sampling_of
 from autotune.search.executor import Task, perform
 from tests.scoring.conftest import CASES, HALF, MODEL, SPEC, STEPS
@@ -209,11 +211,11 @@ def test_a_corrector_is_fitted_as_the_preset_is_sampled(runner: PipelineRunner) 
     usual = describe_model("dit", runner.pipe.transformer, None, 3, None)
     told = {"sampling": {"num_steps": 3}}
     preset = Preset(name="three", model=usual, policy=Policy.from_pattern("F.F"), provenance=told)
-    rectified = fit_preset(SPEC, CASES[:2], preset, per_channel=False).preset
+    rectified = fit_preset(SPEC, CASES[:2], preset, "affine", Path()).preset
     assert rectified.policy.corrector is not None
     bare = preset.model_copy(update={"provenance": {}})
     with pytest.raises(ConfigError, match="a preset of 3 steps; the experiment has 6"):
-        fit_preset(SPEC, CASES[:2], bare, per_channel=False)
+        fit_preset(SPEC, CASES[:2], bare, "affine", Path())
 
 
 def test_a_batch_of_another_sampling_leaves_the_references_alone(evaluator: PipelineEvaluator) -> None:
