@@ -29,11 +29,12 @@ from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.pipeline.request import OWN_SIGMAS
 from autotune.scoring.pipeline.watching import StepCount, watched
 from autotune.scoring.rectify import skipped_steps
+from autotune.scoring.residuals import model_output
 from autotune.scoring.sampling import REFERENCE, Sampling
 from xslim.errors import ConfigError
 from xslim.policy.decision import StepInfo
 from xslim.policy.policy import Policy
-from xslim.runtime.calls import Streams, stacked
+from xslim.runtime.calls import Streams
 from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.model import LiveModel
 from xslim.runtime.predictors import predict
@@ -217,7 +218,7 @@ def _velocity_errors(
         seen["instead"] = seen["entered"] + predicted
         reused = module.forward(*args, **kwargs)
         del seen["instead"]
-        errors.append((count.step, relative_error(_velocity(output), _velocity(reused)).cpu()))
+        errors.append((count.step, relative_error(model_output(output), model_output(reused)).cpu()))
 
     handles = [
         model.blocks[0].register_forward_pre_hook(enter, with_kwargs=True),
@@ -230,8 +231,3 @@ def _velocity_errors(
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _velocity(output: Any) -> Tensor:
-    """The transformer's output in fp32, [samples, …]."""
-    return stacked(output[0] if isinstance(output, tuple) else output.sample).float()
