@@ -13,13 +13,14 @@ import typer
 from autotune.cli.common import Json, Overrides, say
 from autotune.search.experiment import load_experiment
 from autotune.search.store import RunFolder
+from xslim.errors import ConfigError
 from xslim.policy.preset import load_preset, save_preset
 
 if TYPE_CHECKING:
     from autotune.scoring.cost import CostModel
     from autotune.scoring.measurement import Latency
     from autotune.scoring.profile import Profile
-    from autotune.scoring.rectify import Rectified
+    from autotune.scoring.rectify_preset import CorrectorKind, Rectified
 
 
 def profile(
@@ -30,8 +31,15 @@ def profile(
     rectify: Annotated[
         str | None, typer.Option(help="preset to fit a corrector for; writes rectified.yaml")
     ] = None,
+    corrector: Annotated[
+        str,
+        typer.Option(
+            help="with --rectify: affine, per-channel (a line for every channel) or mlp (a network, into "
+            "rectified.safetensors)"
+        ),
+    ] = "affine",
     per_channel: Annotated[
-        bool, typer.Option("--per-channel", help="with --rectify: one line for every channel")
+        bool, typer.Option("--per-channel", help="the same as --corrector per-channel")
     ] = False,
     cost_patterns: Annotated[
         int, typer.Option(min=0, help="random schedules that the cost model is checked on")
@@ -43,10 +51,11 @@ def profile(
     """Profile the uncached model: write `profile.json` and the reference outputs."""
     loaded = load_experiment(experiment, overrides or ())
     preset = None if rectify is None else load_preset(rectify)
+    kind = _corrector_kind("per-channel" if per_channel else corrector)
     folder = RunFolder(out or Path("runs") / f"{loaded.name}-profile")
 
     from autotune.scoring.case import make_cases
-    from autotune.scoring.rectify import fit_preset
+    from autotune.scoring.rectify_preset import fit_preset
     from autotune.scoring.sensitivity import probe_steps, sensitivity
     from autotune.search.run import evaluator_spec
 
@@ -70,7 +79,8 @@ def profile(
         rectified = None
         if preset is not None:
             say("fitting the corrector")
-            rectified = fit_preset(spec.model, cases, preset, per_channel)
+            weights = folder.path / "rectified.safetensors"
+            rectified = fit_preset(spec.model, cases, preset, kind, weights)
             save_preset(rectified.preset, folder.path / "rectified.yaml")
     finally:
         folder.release()
@@ -89,6 +99,13 @@ def profile(
         typer.echo(f"without evidence yet, measure before use: {folder.path / 'rectified.yaml'}")
     typer.echo(f"profile: {path}")
     typer.echo(f"references: {spec.references}")
+
+
+def _corrector_kind(given: str) -> CorrectorKind:
+    for kind in ("affine", "per-channel", "mlp"):
+        if given == kind:
+            return kind
+    raise ConfigError(f"got {given!r}; allowed: affine, per-channel, mlp", key="--corrector")
 
 
 def _facts(path: Path, taken: Profile, cost: CostModel, rectified: Rectified | None) -> dict[str, Any]:

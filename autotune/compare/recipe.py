@@ -13,7 +13,7 @@ from xslim.errors import ConfigError
 from xslim.policy.document import Document
 
 SCHEMA_VERSION = 1
-WHOLE = ("sweep", "settings")  # keys that a family replaces whole
+WHOLE = ("sweep", "settings", "learn")  # keys that a family replaces whole
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)*$", max_length=60)]
 
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 from autotune.scoring.case import Case
+from autotune.scoring.compensation import save_compensation, train
+from autotune.scoring.harmonica import learn_table
 from autotune.scoring.lesson import Learned, Lesson
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.rectify import fit_corrector, record
+from autotune.scoring.step_adjust import calibrated_sampling
 from xslim._registry import Registry
 from xslim.errors import ConfigError
+from xslim.policy.policy import Policy
 
 Learner = Callable[[PipelineRunner, Lesson, Learned, Sequence[Case]], Learned]
 
 
 def rectify(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
-    """Fit a pattern's affine corrector on uncached runs. Settings: `per_channel`."""
+    """Fit a static policy's affine corrector on uncached runs. Settings: `per_channel`."""
     per_channel = bool(lesson.settings.get("per_channel", False))
     with runner.sampled(given.sampling):
         residuals = record(runner, cases)
@@ -24,4 +31,37 @@ def rectify(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Seque
     return replace(given, policy=given.policy.model_copy(update={"corrector": corrector}))
 
 
-LEARNERS: Registry[Learner] = Registry("learner", {"rectify": rectify}, ConfigError)
+def compensate(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+    """Train a static policy's corrector network on uncached runs; its weights go to the lesson's folder."""
+    with runner.sampled(given.sampling):
+        weights = train(record(runner, cases), given.policy)
+    name = sha256(repr(given.policy.to_data()).encode()).hexdigest()[:16]
+    corrector = save_compensation(weights, Path(lesson.folder) / f"mlp-{name}.safetensors")
+    return replace(given, policy=given.policy.model_copy(update={"corrector": corrector}))
+
+
+def adjust_steps(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+    """Adjust the noise levels to what a static policy reuses."""
+    return replace(given, sampling=calibrated_sampling(runner, cases, given.policy, given.sampling))
+
+
+def harmonica(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+    """Learn a table in place of the policy's controller. Settings: `beta`, `rollouts`."""
+    beta, rollouts = _number(lesson, "beta"), int(_number(lesson, "rollouts"))
+    table = learn_table(runner, cases, beta, rollouts)
+    data: dict[str, Any] = {**given.policy.to_data(), "controller": {"kind": "table", "blocks": table}}
+    return replace(given, policy=Policy.parse(data))
+
+
+def _number(lesson: Lesson, name: str) -> float:
+    value = lesson.settings.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(f"got {value!r}, allowed is a number", key=f"learn.{lesson.name}.{name}")
+    return value
+
+
+LEARNERS: Registry[Learner] = Registry(
+    "learner",
+    {"rectify": rectify, "mlp": compensate, "adjust-steps": adjust_steps, "harmonica": harmonica},
+    ConfigError,
+)

@@ -8,21 +8,20 @@ in the latent is not in it, and a refreshed step counts as computed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from autotune.scoring.case import Case
-from autotune.scoring.pipeline import ModelSpec, PipelineRunner
+from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.residuals import record_residuals
-from autotune.scoring.sampling import preset_sampling
 from xslim.errors import ConfigError
+from xslim.policy.controller import static_decision
 from xslim.policy.decision import Action, StepInfo
-from xslim.policy.policy import Pattern, Policy
+from xslim.policy.policy import DualThreshold, Policy
 from xslim.policy.prediction import Affine
-from xslim.policy.preset import Preset, Quality
+from xslim.runtime.compensation import load_compensation
 from xslim.runtime.feature_cache import ResidualHistory
 from xslim.runtime.predictors import predict
 from xslim.runtime.rows import Rows
@@ -30,54 +29,6 @@ from xslim.runtime.rows import Rows
 DIGITS = 6  # significant digits kept of every fitted number; fp32 has 7
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Rectified:
-    """A preset with a fitted corrector, without evidence.
-
-    Attributes:
-        preset: the preset; its name says so, and its quality is empty.
-        before: mean squared error of the predicted residuals without the corrector, on cases not fitted on.
-        after: the same with it.
-    """
-
-    preset: Preset
-    before: float
-    after: float
-
-
-def fit_preset(model: ModelSpec, cases: Sequence[Case], preset: Preset, per_channel: bool) -> Rectified:
-    """Fit a preset's corrector on one half of some cases, and take its error on the other.
-
-    Args:
-        model: what is run.
-        cases: at least two.
-        preset: a preset whose controller is a pattern.
-        per_channel: fit one slope and offset for every channel instead of one for all.
-
-    Raises:
-        ConfigError: the preset is of another number of steps or no pattern, or there is one case only.
-    """
-    sampling = preset_sampling(preset)
-    if preset.model.num_steps != sampling.steps(model.num_steps):
-        raise ConfigError(
-            f"got a preset of {preset.model.num_steps} steps; the experiment has {model.num_steps}",
-            key="--rectify",
-        )
-    if len(cases) < 2:
-        raise ConfigError(
-            "got 1; a corrector is fitted on one half of the cases, and needs 2", key="cases.search"
-        )
-    runner = PipelineRunner(model)
-    half = len(cases) // 2
-    with runner.sampled(sampling):
-        seen, unseen = (record(runner, part) for part in (cases[:half], cases[half:]))
-    plain = preset.policy.model_copy(update={"corrector": None})
-    policy = plain.model_copy(update={"corrector": fit_corrector(seen, plain, per_channel)})
-    before, after = (float(prediction_error(unseen, p).mean()) for p in (plain, policy))
-    changes = {"policy": policy, "quality": Quality(), "name": f"{preset.name}-rectified"}
-    return Rectified(preset.model_copy(update=changes), before, after)
 
 
 def record(runner: PipelineRunner, cases: Sequence[Case]) -> NDArray[np.float32]:
@@ -91,24 +42,24 @@ def record(runner: PipelineRunner, cases: Sequence[Case]) -> NDArray[np.float32]
 
 
 def fit_corrector(residuals: NDArray[np.float32], policy: Policy, per_channel: bool = False) -> Affine:
-    """Fit a corrector to the predictions of a static pattern.
+    """Fit a corrector to the predictions of a static policy.
 
     Args:
         residuals: stack residuals of uncached runs, [rows, steps, tokens, dim]; see `record_residuals`.
-        policy: a pattern of as many steps and its predictor; a corrector that it has is left out.
+        policy: a static policy of as many steps and its predictor; a corrector that it has is left out.
         per_channel: fit one slope and offset for every channel instead of one for all.
 
     Returns:
         Entries for every step; 0 where nothing is predicted.
 
     Raises:
-        ConfigError: the policy is no pattern, or one of another length.
+        ConfigError: the policy decides online, or is for another number of steps.
     """
     count = residuals.shape[1]
     slopes: list[float | tuple[float, ...]] = [0.0] * count
     offsets: list[float | tuple[float, ...]] = [0.0] * count
     plain = policy.model_copy(update={"corrector": None})
-    for step, predicted, true in _predictions(residuals, plain):
+    for step, predicted, true in predictions(residuals, plain):
         columns = (-1, predicted.shape[-1] if per_channel else 1)
         slope, offset = _line(predicted.reshape(columns), (predicted - true).reshape(columns))
         slopes[step], offsets[step] = _entry(slope), _entry(offset)
@@ -116,35 +67,54 @@ def fit_corrector(residuals: NDArray[np.float32], policy: Policy, per_channel: b
 
 
 def prediction_error(residuals: NDArray[np.float32], policy: Policy) -> Floats:
-    """Mean squared error of a pattern's predictions, corrector included, [steps]; 0 where it computes.
+    """Mean squared error of a static policy's predictions, corrector included, [steps]; 0 where it computes.
 
     Args:
         residuals: stack residuals of uncached runs, [rows, steps, tokens, dim].
-        policy: a pattern of as many steps, its predictor and its corrector.
+        policy: a static policy of as many steps, its predictor and its corrector.
 
     Raises:
-        ConfigError: the policy is no pattern, or one of another length.
+        ConfigError: the policy decides online, or is for another number of steps.
     """
     errors = np.zeros(residuals.shape[1])
-    for step, predicted, true in _predictions(residuals, policy):
+    for step, predicted, true in predictions(residuals, policy):
         errors[step] = np.square(predicted - true).mean()
     return errors
 
 
-def _predictions(residuals: NDArray[np.float32], policy: Policy) -> Iterator[tuple[int, Floats, Floats]]:
+def skipped_steps(policy: Policy, count: int) -> frozenset[int]:
+    """Steps at which a static policy predicts the whole stack; refreshed ones are not among them.
+
+    Args:
+        policy: of a pattern or table of so many steps, or of an interval.
+        count: steps of the request.
+
+    Raises:
+        ConfigError: the policy decides online, or is for another number of steps.
+    """
+    controller = policy.controller
+    if isinstance(controller, DualThreshold) or policy.num_steps not in (None, count):
+        got = (
+            "one that decides online"
+            if isinstance(controller, DualThreshold)
+            else f"{policy.num_steps} steps"
+        )
+        raise ConfigError(f"got {got}; give a static one of {count} steps, as recorded", key="controller")
+    actions = (static_decision(controller, StepInfo(step, count)).action for step in range(count))
+    # the first step is full whatever the schedule says
+    return frozenset(step for step, action in enumerate(actions) if step and action is Action.SKIP)
+
+
+def predictions(residuals: NDArray[np.float32], policy: Policy) -> Iterator[tuple[int, Floats, Floats]]:
     """Every predicted step with the prediction and what was true, [rows, tokens, dim]."""
     rows, count = residuals.shape[:2]
-    controller = policy.controller
-    if not isinstance(controller, Pattern) or len(controller.steps) != count:
-        raise ConfigError(
-            f"got {policy.num_steps} steps; give a pattern of {count}, as recorded", key="controller"
-        )
+    skipped = skipped_steps(policy, count)
     everyone = Rows.of([True] * rows, torch.device("cpu"))
-    history = ResidualHistory(policy.history)
-    for step, letter in enumerate(controller.steps):
+    history, network = ResidualHistory(policy.history), load_compensation(policy.corrector)
+    for step in range(count):
         recorded = np.ascontiguousarray(residuals[:, step])
-        if letter == Action.SKIP and step > 0:  # the first step is full whatever its letter
-            predicted = predict(policy, history, StepInfo(step, count))
+        if step in skipped:
+            predicted = predict(policy, history, StepInfo(step, count), network)
             yield step, predicted.double().numpy(), recorded.astype(np.float64)
         else:
             history.push(torch.from_numpy(recorded), float(step), everyone)

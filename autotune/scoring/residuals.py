@@ -12,6 +12,7 @@ from torch import Tensor
 
 from autotune.scoring.pipeline import PipelineRunner
 from xslim.errors import ConfigError
+from xslim.runtime.calls import stacked
 from xslim.runtime.model import LiveModel
 
 MAX_TOKENS = 4096  # whose residuals are kept: a video has 100,000, which would fill a machine's memory
@@ -76,6 +77,11 @@ def _by_step(found: Sequence[Tensor], steps: int) -> Tensor:
             key="model.num_steps",
         )
     return torch.stack([torch.cat(list(found[i * calls : (i + 1) * calls])) for i in range(steps)])
+
+
+def model_output(output: Any) -> Tensor:
+    """What a transformer returned as one tensor in fp32, [samples, …]."""
+    return stacked(output[0] if isinstance(output, tuple) else output.sample).float()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from xslim.policy.preset import load_preset
 
 POLICY = "policy"  # a searched key that stands for the whole policy
 REQUEST = "request"  # searched keys below it are no policy keys: they tell how the request is sampled
-STEPS, SCHEDULER = f"{REQUEST}.num_steps", f"{REQUEST}.scheduler"
+STEPS, SCHEDULER, SIGMAS = (f"{REQUEST}.{key}" for key in ("num_steps", "scheduler", "sigmas"))
 # stands in for the profile's table while a space is checked
 FLAT_TABLE = {"x": [0.0, 1.0], "y": [1.0, 1.0]}
 Params = Mapping[str, Any]
@@ -44,6 +44,8 @@ class Family(Document):
     def _check(self) -> Self:
         middle = self.middle()
         self.build(middle, {}, None)  # every key exists
+        if SIGMAS in self.params:
+            raise ConfigError("noise levels are not searched; name request.num_steps", key=f"params.{SIGMAS}")
         for key, searched in self.params.items():
             for value in extremes_of(searched):
                 self.build({**middle, key: value}, {}, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ from tests.policy.strategies import patterns
 from xslim import Policy
 from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
-from xslim.policy.document import dump_yaml, parse_yaml
-from xslim.policy.prediction import Affine, Pade, Predictor
+from xslim.policy.document import dump_yaml, parse_yaml, read_yaml
+from xslim.policy.prediction import Affine, Mlp, Pade, Predictor
+from xslim.policy.preset import Preset, load_preset, save_preset
 from xslim.policy.schedule import remap
 from xslim.runtime.predictors import Kept, Weights, weights
 
@@ -298,7 +300,7 @@ def test_a_wrong_corrector_is_explained(corrector: dict[str, object], told: list
 
 
 def test_an_unknown_corrector_is_explained() -> None:
-    with pytest.raises(ConfigError, match=r"corrector\.kind: got 'afine'; allowed: affine, none"):
+    with pytest.raises(ConfigError, match=r"corrector\.kind: got 'afine'; allowed: affine, mlp, none"):
         Policy.parse({"controller": {"kind": "interval", "every": 2}, "corrector": {"kind": "afine"}})
 
 
@@ -326,3 +328,47 @@ def test_a_corrector_gives_an_online_policy_its_number_of_steps() -> None:
     assert policy.num_steps == 3
     assert remap(policy, 5).corrector.slope == (0.0, 1.0, 1.0, 2.0, 2.0)
     assert remap(policy, 3) is policy
+
+
+# the learned corrector
+
+
+def learned(weights: str) -> Policy:
+    corrector = {"kind": "mlp", "weights": weights, "sha256": "0" * 64}
+    return Policy.parse({"controller": {"kind": "pattern", "steps": "F.F"}, "corrector": corrector})
+
+
+def test_weights_lie_beside_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    signature = {"family": "dit", "transformer": "DiTTransformer2DModel", "num_steps": 3}
+    path = tmp_path / "presets" / "mine.yaml"
+    inside, outside = str(tmp_path / "presets/parts/a.safetensors"), str(tmp_path / "b.safetensors")
+    for named, written, found in (
+        (inside, "parts/a.safetensors", inside),
+        (outside, outside, outside),
+        ("b.safetensors", outside, outside),  # of a bare policy: from the current directory
+    ):
+        save_preset(Preset.parse({"name": "mine", "model": signature, "policy": learned(named)}), path)
+        data = read_yaml(path)
+        assert isinstance(data, dict)
+        assert data["policy"]["corrector"]["weights"] == written
+        corrector = load_preset(path).policy.corrector
+        assert isinstance(corrector, Mlp)
+        assert corrector.weights == found
+    data["policy"]["corrector"]["weights"] = "c.safetensors"
+    path.write_text(dump_yaml(data))
+    monkeypatch.chdir(tmp_path / "presets")  # a bare file name has no folder
+    for name in (path, "mine.yaml", "../presets/mine.yaml"):
+        corrector = load_preset(name).policy.corrector
+        assert corrector == Mlp(weights=str(tmp_path / "presets/c.safetensors"), sha256="0" * 64)
+    assert remap(learned("a"), 5).corrector == learned("a").corrector
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [({"sha256": "12ab"}, "sha256"), ({"weights": ""}, "weights"), ({"hidden": 3}, "hidden")],
+)
+def test_a_wrong_learned_corrector_is_explained(changes: dict[str, object], key: str) -> None:
+    data = {**learned("a").to_data()["corrector"], **changes}
+    with pytest.raises(ConfigError, match=rf"^corrector\.{key}: "):
+        Policy.parse({"controller": {"kind": "interval", "every": 2}, "corrector": data})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from autotune.scoring.case import Case
 from autotune.scoring.pipeline import PipelineRunner
-from autotune.scoring.rectify import fit_corrector, fit_preset, prediction_error, record
+from autotune.scoring.rectify import fit_corrector, prediction_error, record
+from autotune.scoring.rectify_preset import fit_preset
 from tests.scoring.conftest import SPEC
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
@@ -80,13 +82,30 @@ def test_an_old_corrector_and_steps_that_never_change_are_no_trouble() -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", [Policy.from_pattern("F.."), Policy(controller={"kind": "interval", "every": 2})]
+    ("controller", "told"),
+    [
+        ({"kind": "pattern", "steps": "F.."}, "3 steps"),
+        ({"kind": "table", "blocks": [[1, 1]]}, "1 steps"),
+        ({"kind": "dual-threshold", "critical": 0.1}, "one that decides online"),
+    ],
 )
-def test_another_schedule_is_refused(policy: Policy) -> None:
-    with pytest.raises(
-        ConfigError, match=r"controller: got (3|None) steps; give a pattern of 2, as recorded"
-    ):
-        fit_corrector(np.ones((1, 2, 3, 4), dtype=np.float32), policy)
+def test_another_schedule_is_refused(controller: dict[str, object], told: str) -> None:
+    with pytest.raises(ConfigError, match=f"controller: got {told}; give a static one of 2 steps"):
+        fit_corrector(np.ones((1, 2, 3, 4), dtype=np.float32), Policy.parse({"controller": controller}))
+
+
+def test_every_static_schedule_of_the_same_skips_is_fitted_alike() -> None:
+    residuals = np.random.default_rng(1).normal(size=(2, 4, 3, 2)).astype(np.float32)
+    found = [
+        fit_corrector(residuals, Policy.parse({"controller": controller}))
+        for controller in (
+            {"kind": "pattern", "steps": "F.F."},
+            {"kind": "interval", "every": 2},
+            {"kind": "table", "blocks": [[1, 1], [0, 0], [0, 1], [0, 0]]},  # a refresh counts as computed
+        )
+    ]
+    assert found[0].slope[1] != 0.0
+    assert found[0] == found[1] == found[2]
 
 
 @pytest.fixture(scope="module")
@@ -123,12 +142,12 @@ def test_a_preset_is_rectified_and_loses_its_evidence() -> None:
         }
     )
     cases = [Case(i, i) for i in range(4)]
-    found = fit_preset(replace(SPEC, num_steps=6), cases, preset, per_channel=True)
+    found = fit_preset(replace(SPEC, num_steps=6), cases, preset, "per-channel", Path())
     assert 0 < found.after < found.before
     assert found.preset.name == "mine-rectified"
     assert found.preset.quality.bounds == {}
     assert Preset.parse(found.preset.to_data()) == found.preset
     with pytest.raises(ConfigError, match="of 6 steps; the experiment has 7"):
-        fit_preset(replace(SPEC, num_steps=7), cases, preset, per_channel=True)
+        fit_preset(replace(SPEC, num_steps=7), cases, preset, "per-channel", Path())
     with pytest.raises(ConfigError, match=r"cases\.search"):
-        fit_preset(replace(SPEC, num_steps=6), cases[:1], preset, per_channel=True)
+        fit_preset(replace(SPEC, num_steps=6), cases[:1], preset, "per-channel", Path())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,7 @@ from autotune.scoring.evaluator import PipelineEvaluator
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.pipeline.schedulers import build_scheduler, check_choices
-from autotune.scoring.rectify import fit_preset
+from autotune.scoring.rectify_preset import fit_preset
 from autotune.scoring.sampling import REFERENCE, Sampling, SchedulerChoice, sampling_of
 from autotune.search.executor import Task, perform
 from tests.scoring.conftest import CASES, HALF, MODEL, SPEC, STEPS
@@ -40,6 +42,7 @@ ALL = Policy.from_pattern("FFF")
         {"num_steps": 20},
         {"scheduler": "DDIMScheduler"},
         {"num_steps": 20, "scheduler": {"name": "DDIMScheduler", "config": {"beta_end": 0.03}}},
+        {"num_steps": 2, "sigmas": [1.0, 0.5]},
     ],
 )
 def test_a_sampling_is_read_back(data: dict[str, object]) -> None:
@@ -47,11 +50,32 @@ def test_a_sampling_is_read_back(data: dict[str, object]) -> None:
     assert sampling_of(sampling.to_data()) == sampling
     assert (sampling == REFERENCE) is (data == {})
     assert sampling.steps(50) == data.get("num_steps", 50)
-    assert sampling.against(20).num_steps is None
+    assert sampling.against(20).num_steps == data.get("num_steps" if "sigmas" in data else "")
     assert sampling.against(50) == sampling
 
 
-@pytest.mark.parametrize("data", [{"num_steps": 1}, {"num_steps": 2.5}, {"scheduler": {}}, {"steps": 3}])
+def test_sigmas_set_the_number_of_steps() -> None:
+    sampling = Sampling(sigmas=(1.0, 0.75, 0.5, 0.25, 0.125, 0.0625, 0.03))
+    assert sampling.num_steps == sampling.steps(50) == 7
+    assert sampling.against(7) == sampling  # noise levels tell how many there are
+    assert str(sampling) == "7 steps, sigmas 1 0.75 0.5 … 0.125 0.0625 0.03"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"num_steps": 1},
+        {"num_steps": 2.5},
+        {"scheduler": {}},
+        {"steps": 3},
+        {"sigmas": [1.0]},
+        {"sigmas": [1.0, 0.0]},
+        {"sigmas": [0.5, 1.0]},
+        {"sigmas": [1.0, 0.5], "num_steps": 3},
+        {"sigmas": [1.0, float("nan")]},
+        {"sigmas": "1.0"},
+    ],
+)
 def test_a_sampling_at_fault_is_one_line(data: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         Sampling.parse(data)
@@ -209,11 +233,11 @@ def test_a_corrector_is_fitted_as_the_preset_is_sampled(runner: PipelineRunner) 
     usual = describe_model("dit", runner.pipe.transformer, None, 3, None)
     told = {"sampling": {"num_steps": 3}}
     preset = Preset(name="three", model=usual, policy=Policy.from_pattern("F.F"), provenance=told)
-    rectified = fit_preset(SPEC, CASES[:2], preset, per_channel=False).preset
+    rectified = fit_preset(SPEC, CASES[:2], preset, "affine", Path()).preset
     assert rectified.policy.corrector is not None
     bare = preset.model_copy(update={"provenance": {}})
     with pytest.raises(ConfigError, match="a preset of 3 steps; the experiment has 6"):
-        fit_preset(SPEC, CASES[:2], bare, per_channel=False)
+        fit_preset(SPEC, CASES[:2], bare, "affine", Path())
 
 
 def test_a_batch_of_another_sampling_leaves_the_references_alone(evaluator: PipelineEvaluator) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -126,4 +128,35 @@ class Affine(Document):
         return Affine(slope=tuple(self.slope[i] for i in steps), offset=tuple(self.offset[i] for i in steps))
 
 
-Corrector = Annotated[NoCorrector | Affine, Field(discriminator="kind")]
+class Mlp(Document):
+    """Adds what a small learned network makes of each token of a predicted residual p.
+
+    What is left is g(p) = p + W2 GELU(W1 LN(p)), the same at every step: it is told no timestep.
+
+    Source: the compensation of arXiv:2604.04018. There it stands at the end of a segment of blocks, at the
+    second of two steps; here where a whole stack is predicted, and later skips start from the predictor's
+    value, not from g's.
+
+    Attributes:
+        weights: safetensors file with `norm.weight`, `norm.bias`, `up.weight`, `up.bias`, `down.weight`,
+            `down.bias`. In a preset's file a relative path is looked up beside that file, else from the
+            current directory.
+        sha256: of the file.
+    """
+
+    kind: Literal["mlp"] = "mlp"
+    weights: Annotated[str, Field(min_length=1, max_length=4096)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    def beside(self, folder: Path) -> Mlp:
+        """Return it with an absolute path; a relative one is looked up in a folder."""
+        return self.model_copy(update={"weights": os.path.abspath(folder / self.weights)})
+
+    def seen_from(self, folder: Path) -> Mlp:
+        """Return it as a preset in a folder names it: a path relative to it where the file lies below."""
+        absolute, root = Path(os.path.abspath(self.weights)), Path(os.path.abspath(folder))
+        inside = absolute.is_relative_to(root)
+        return self.model_copy(update={"weights": str(absolute.relative_to(root) if inside else absolute)})
+
+
+Corrector = Annotated[NoCorrector | Affine | Mlp, Field(discriminator="kind")]

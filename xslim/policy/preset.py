@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from xslim.errors import ConfigError, PresetVersionError
 from xslim.policy.document import Document, dump_yaml, parse_yaml, read_yaml, suggest
 from xslim.policy.policy import Policy
+from xslim.policy.prediction import Mlp
 
 SCHEMA_VERSION = 1
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
@@ -123,11 +124,13 @@ def load_preset(name: str | Path) -> Preset:
     if isinstance(name, str) and text in shipped_presets():
         file = resources.files("xslim.policy").joinpath("presets", *f"{text}.yaml".split("/"))
         data = parse_yaml(file.read_text(encoding="utf-8"), source=text)
+        folder = Path(str(file)).parent
     elif isinstance(name, str) and not Path(text).suffix and not os.path.exists(text):
         raise ConfigError(f"no file and no shipped preset; {suggest(text, shipped_presets())}", source=text)
     else:
-        data = read_yaml(name)
-    return parse_preset(data, source=text)
+        data, folder = read_yaml(name), Path(name).parent
+    preset = parse_preset(data, source=text)
+    return _with_weights(preset, lambda corrector: corrector.beside(folder))
 
 
 def parse_preset(data: object, source: str | None = None) -> Preset:
@@ -147,8 +150,20 @@ def parse_preset(data: object, source: str | None = None) -> Preset:
     return Preset.parse(data, source)
 
 
+def _with_weights(preset: Preset, place: Callable[[Mlp], Mlp]) -> Preset:
+    """Change where the weights of a learned corrector are looked up."""
+    corrector = preset.policy.corrector
+    if not isinstance(corrector, Mlp):
+        return preset
+    policy = preset.policy.model_copy(update={"corrector": place(corrector)})
+    return preset.model_copy(update={"policy": policy})
+
+
 def save_preset(preset: Preset, path: str | Path) -> None:
     """Write a preset as YAML, whole or not at all.
+
+    A learned corrector's weights stay where they are; where they lie beside the preset or below, their path
+    is written relative to it.
 
     Raises:
         ConfigError: the folder cannot be written.
@@ -159,7 +174,8 @@ def save_preset(preset: Preset, path: str | Path) -> None:
         handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(dump_yaml(preset.to_data()))
+                placed = _with_weights(preset, lambda corrector: corrector.seen_from(target.parent))
+                file.write(dump_yaml(placed.to_data()))
             os.chmod(part, 0o644)
             os.replace(part, target)
         except BaseException:

@@ -33,7 +33,8 @@ def attach(
             the model cannot.
         AttachError: the model is attached already, or has another cache enabled. A call raises it for a
             model in training mode with gradients on.
-        ConfigError: `num_steps` is missing or does not fit.
+        ConfigError: `num_steps` is missing or does not fit, or the weights of a learned corrector are not
+            those that the policy names.
     """
     transformer = getattr(target, "transformer", target)
     if not isinstance(transformer, nn.Module):

@@ -14,6 +14,7 @@ from xslim.policy.policy import Policy, Table
 from xslim.runtime.attention import KeepKeysValues, KeyValue, RefreshKeysValues
 from xslim.runtime.branch import BranchState
 from xslim.runtime.calls import BlockCall, Streams, run_eagerly
+from xslim.runtime.compensation import Compensation
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.model import LiveModel
 from xslim.runtime.plan import Plan
@@ -35,6 +36,7 @@ class StepTask:
         macs: cost of the call.
         bypass: the policy does not fit the request: every sample is full, nothing is kept.
         checks_inputs: compare the input of every block before and after; waits for the device.
+        network: of the policy's corrector, where that is learned.
     """
 
     policy: Policy
@@ -44,6 +46,7 @@ class StepTask:
     macs: MacsTable
     bypass: bool
     checks_inputs: bool = False
+    network: Compensation | None = None
 
 
 class BlockRunner:

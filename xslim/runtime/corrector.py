@@ -7,20 +7,32 @@ from torch import Tensor
 
 from xslim.errors import ConfigError
 from xslim.policy.prediction import Affine, Corrector
+from xslim.runtime.compensation import Compensation, load_compensation
 from xslim.runtime.feature_cache import wide
 
 
-def correct(corrector: Corrector | None, predicted: Tensor, step: int) -> Tensor:
+def correct(
+    corrector: Corrector | None,
+    predicted: Tensor,
+    step: int,
+    dtype: torch.dtype | None = None,
+    network: Compensation | None = None,
+) -> Tensor:
     """Return the corrected residual; the input is left as it is.
 
     Args:
         corrector: the policy's, with one entry for every step of the request; None for none.
         predicted: [batch, tokens, dim].
         step: index of the denoising step.
+        dtype: that a learned corrector computes in; None for the prediction's.
+        network: of a learned corrector; None loads it.
 
     Raises:
-        ConfigError: the lists of the corrector do not have one number for every channel.
+        ConfigError: the corrector is for another number of channels, or its weights cannot be loaded.
     """
+    network = load_compensation(corrector) if network is None else network
+    if network is not None:
+        return network(predicted, predicted.dtype if dtype is None else dtype)
     if not isinstance(corrector, Affine):
         return predicted
     dim = predicted.shape[-1]

@@ -59,17 +59,19 @@ class MacsTable:
         blocks: one entry a block.
         modulation: the extra cost of measuring the modulated input.
         embedding: the extra cost of measuring the embedding that modulates the first block.
+        counted: in MACs; False for what stands in where a model cannot be counted.
     """
 
     total: float
     blocks: tuple[BlockMacs, ...]
     modulation: float
     embedding: float
+    counted: bool = True
 
     @classmethod
     def uniform(cls, blocks: int) -> MacsTable:
         """What stands in when a model cannot be counted: every block costs 1, everything else nothing."""
-        return cls(float(blocks), (BlockMacs(1.0, 0.0, 0),) * blocks, 0.0, 0.0)
+        return cls(float(blocks), (BlockMacs(1.0, 0.0, 0),) * blocks, 0.0, 0.0, counted=False)
 
     @property
     def outside(self) -> float:

@@ -22,6 +22,7 @@ from xslim.policy.trace import RequestSummary, StepRecord, Trace
 from xslim.runtime.arrival import Arrival
 from xslim.runtime.block_runner import StepTask
 from xslim.runtime.calls import stacked
+from xslim.runtime.compensation import load_compensation
 from xslim.runtime.feature_cache import held_bytes
 from xslim.runtime.fit import Fit
 from xslim.runtime.hooks import Installation
@@ -64,6 +65,7 @@ class Session:
         self._preset = preset
         self._scheduler = scheduler
         self._fit = Fit(model, policy, preset, strict)
+        self._network = load_compensation(policy.corrector)
         self._lock = threading.RLock()
         self._running = threading.local()  # .step: the step that this thread is in
         self._request: Request | None = None
@@ -89,8 +91,10 @@ class Session:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of cached features held now."""
-        return 0 if self._request is None else held_bytes(self._request.tensors())
+        """Bytes held now: cached features, and the weights of a learned corrector."""
+        features = [] if self._request is None else self._request.tensors()
+        weights = () if self._network is None else self._network.tensors()
+        return held_bytes([*features, *weights])
 
     def summary(self) -> dict[str, Any]:
         """What happened since attaching, as plain data ready for JSON.
@@ -129,7 +133,7 @@ class Session:
             self._close()
             if self._installation is not None:
                 self._installation.remove()
-                self._installation = None
+                self._installation = self._network = None
 
     def _close(self) -> None:
         with self._lock:
@@ -199,6 +203,7 @@ class Session:
             table,
             bypass=request.mismatch is not None,
             checks_inputs=not self._fit.inputs_checked,
+            network=self._network,
         )
         step = self._step = Step(self._model, state, task, arrival.latent)
         output = forward(*args, **kwargs)

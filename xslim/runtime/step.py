@@ -33,7 +33,7 @@ class Step:
         self._latent = latent
         self._input: Tensor | None = None
         self._image_tokens: int | None = None
-        self._measured = 0.0  # MACs of a sample that measuring signals took
+        self._measured = 0.0  # MACs of a sample that measuring signals and correcting predictions took
         self._tokens: Tensor | None = None  # chosen tokens of the T rows, [rows, chosen]
         self._runner = BlockRunner(model, state, task)
         self._fixed_blocks = isinstance(task.policy.controller, Table)
@@ -168,7 +168,10 @@ class Step:
 
     def _fill(self, out: Tensor, entered: Tensor) -> Tensor:
         """Predict skipped stacks and the tokens left out; under parity those keep the last output."""
-        predicted = entered + predict(self._task.policy, self._state.history, self._task.info)
+        task = self._task
+        predicted = entered + predict(task.policy, self._state.history, task.info, task.network)
+        if task.network is not None and task.macs.counted:
+            self._measured += task.network.macs(entered.shape[1])
         left_out = predicted if self._state.last_output is None else self._state.last_output
         if self._plan.skip.all:
             return predicted

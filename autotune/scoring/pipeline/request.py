@@ -29,6 +29,8 @@ SPATIAL_RATIOS = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "
 # what the pipelines' check_inputs asks of a side: a multiple of so many latents, or of so many pixels
 SIDE_LATENTS = {"FluxPipeline": 2, "QwenImagePipeline": 2}
 SIDE_PIXELS = {"HunyuanVideoPipeline": 16, "WanPipeline": 16}
+SIGMAS = "sigmas"  # argument of the call that takes noise levels
+OWN_SIGMAS = ("use_flow_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 TEXT = "max_sequence_length"
 MAX_TEXT = {"FluxPipeline": 512, "QwenImagePipeline": 1024}  # as check_inputs has it, too
 
@@ -112,7 +114,37 @@ class RequestPlan:
         default = getattr(self._known.get("guidance_scale"), "default", None)
         return float(default) if isinstance(default, int | float) else None
 
-    def arguments(self, cases: Sequence[Case], num_steps: int) -> dict[str, Any]:
+    def check_sigmas(self, sigmas: Sequence[float], scheduler: Any) -> None:
+        """Refuse noise levels that the call, the scheduler or its range does not take.
+
+        Raises:
+            ConfigError: as said.
+        """
+        for name, takes in (
+            (self._name, self._known),
+            (type(scheduler).__name__, inspect.signature(scheduler.set_timesteps).parameters),
+        ):
+            if SIGMAS not in takes:
+                raise ConfigError(
+                    f"got {len(sigmas)} noise levels; {name} takes none, leave them out",
+                    key=f"request.{SIGMAS}",
+                )
+        own = next((name for name in OWN_SIGMAS if scheduler.config.get(name)), None)
+        if own is not None:
+            raise ConfigError(
+                f"got {len(sigmas)} noise levels; {type(scheduler).__name__} sets its own by {own}",
+                key=f"request.{SIGMAS}",
+            )
+        most = getattr(scheduler, "sigma_max", None)
+        if most is not None and sigmas[0] > float(most):
+            raise ConfigError(
+                f"got {sigmas[0]:g}; {type(scheduler).__name__} begins at {float(most):g} at most",
+                key=f"request.{SIGMAS}.0",
+            )
+
+    def arguments(
+        self, cases: Sequence[Case], num_steps: int, sigmas: Sequence[float] | None = None
+    ) -> dict[str, Any]:
         """Return the arguments of the call that draws these cases.
 
         The noise comes from generators on the CPU, so that it is the same on every device.
@@ -132,6 +164,7 @@ class RequestPlan:
             "output_type": "pt",
             **{name: value for name, value in given.items() if value is not None},
             **extra,
+            **({} if sigmas is None else {SIGMAS: list(sigmas)}),
         }
 
     def _prompt(self, prompt: int | str) -> int | str:

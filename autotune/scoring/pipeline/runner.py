@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -16,6 +15,7 @@ from autotune.scoring.pipeline.request import RequestPlan
 from autotune.scoring.pipeline.schedulers import build_scheduler
 from autotune.scoring.pipeline.spec import ModelSpec
 from autotune.scoring.pipeline.timer import LoopTimer, timed
+from autotune.scoring.pipeline.watching import watched
 from autotune.scoring.sampling import Sampling
 from xslim.errors import ConfigError
 
@@ -39,6 +39,7 @@ class PipelineRunner:
         self.spec = spec
         self.pipe, self.device = load(spec)
         self.num_steps = spec.num_steps
+        self._sigmas: tuple[float, ...] | None = None
         self._plan = RequestPlan(spec, self.pipe)
         self._own = self.pipe.scheduler
         self._schedulers: dict[str, Any] = {}
@@ -54,8 +55,13 @@ class PipelineRunner:
         Raises:
             ConfigError: a prompt is of the wrong kind, or the pipeline drew another size than asked.
         """
-        arguments = self._plan.arguments(cases, self.num_steps)
-        with _last_latents(self.pipe.scheduler) as seen:
+        arguments = self._plan.arguments(cases, self.num_steps, self._sigmas)
+        seen: list[Tensor] = []
+
+        def keep(_: Any, result: Any) -> None:
+            seen[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
+
+        with watched(self.pipe.scheduler, "step", keep):
             result = self.pipe(**arguments)
         self._check_steps()
         images = next((getattr(result, name) for name in OUTPUTS if hasattr(result, name)), None)
@@ -71,22 +77,25 @@ class PipelineRunner:
 
     @contextmanager
     def sampled(self, sampling: Sampling) -> Iterator[None]:
-        """Draw with another number of steps or another scheduler inside.
+        """Draw with another number of steps, other noise levels or another scheduler inside.
 
         Raises:
-            ConfigError: the scheduler cannot take the place of the pipeline's own.
+            ConfigError: the scheduler cannot take the place of the pipeline's own, or pipeline or scheduler
+                do not take the noise levels.
         """
-        own, steps = self.pipe.scheduler, self.num_steps
+        own, steps, sigmas = self.pipe.scheduler, self.num_steps, self._sigmas
         chosen = sampling.scheduler
-        if chosen is not None:
-            if str(chosen) not in self._schedulers:
-                self._schedulers[str(chosen)] = build_scheduler(own, chosen)
-            self.pipe.scheduler = self._schedulers[str(chosen)]
+        if chosen is not None and str(chosen) not in self._schedulers:
+            self._schedulers[str(chosen)] = build_scheduler(own, chosen)
+        scheduler = own if chosen is None else self._schedulers[str(chosen)]
+        if sampling.sigmas is not None:
+            self._plan.check_sigmas(sampling.sigmas, scheduler)
+        self.pipe.scheduler, self._sigmas = scheduler, sampling.sigmas
         self.num_steps = sampling.steps(self.spec.num_steps)
         try:
             yield
         finally:
-            self.pipe.scheduler, self.num_steps = own, steps
+            self.pipe.scheduler, self.num_steps, self._sigmas = own, steps, sigmas
 
     def _check_steps(self) -> None:
         """Compute and presets of another sampling speak of the steps that are asked for."""
@@ -120,26 +129,3 @@ class PipelineRunner:
     def loop_timer(self) -> AbstractContextManager[LoopTimer]:
         """Time the denoising loop of the calls inside."""
         return timed(transformers(self.pipe), self.device)
-
-
-@contextmanager
-def _last_latents(scheduler: Any) -> Iterator[list[Tensor]]:
-    """Keep the last `prev_sample` that a scheduler returns; its `step` keeps name and signature."""
-    seen: list[Tensor] = []
-    had = "step" in vars(scheduler)
-    step = scheduler.step
-
-    @functools.wraps(step)
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        result = step(*args, **kwargs)
-        seen[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
-        return result
-
-    scheduler.step = watched
-    try:
-        yield seen
-    finally:
-        if had:
-            scheduler.step = step
-        else:
-            del scheduler.step

@@ -16,6 +16,7 @@ from xslim.errors import ConfigError
 from xslim.policy.decision import StepInfo
 from xslim.policy.policy import Policy
 from xslim.policy.prediction import Predictor
+from xslim.runtime.compensation import Compensation
 from xslim.runtime.corrector import correct
 from xslim.runtime.feature_cache import ResidualHistory, narrow
 from xslim.runtime.predictors.base import Dot, Kept, Weights
@@ -40,13 +41,16 @@ def weights(predictor: Predictor, kept: Kept) -> Weights:
     return PREDICTORS[predictor.kind](predictor, kept)
 
 
-def predict(policy: Policy, history: ResidualHistory, info: StepInfo) -> Tensor:
+def predict(
+    policy: Policy, history: ResidualHistory, info: StepInfo, network: Compensation | None = None
+) -> Tensor:
     """Predict the stack residual of a step, corrector included.
 
     Args:
         policy: its predictor and corrector are used.
         history: the computed residuals; every sample has at least one.
         info: the step to predict.
+        network: of a learned corrector; None loads it.
 
     Returns:
         [batch, tokens, dim] in the type of the residuals; with plain reuse the kept tensor itself. What
@@ -58,4 +62,5 @@ def predict(policy: Policy, history: ResidualHistory, info: StepInfo) -> Tensor:
         return weights(policy.predictor, kept)
 
     combined = history.combine(weigh)
-    return narrow(correct(policy.corrector, combined, info.step), history.newest.dtype)
+    dtype = history.newest.dtype
+    return narrow(correct(policy.corrector, combined, info.step, dtype, network), dtype)
