@@ -1,17 +1,11 @@
-"""Pictures for the report: which rows are shown, and where they are kept."""
+"""Pictures for the report: which rows are shown."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from autotune.scoring.case import Case
-from autotune.scoring.measurement import Pictures
 
 SPEEDS = (2.0, 4.0, 6.0, 8.0)  # at which methods are shown side by side
 NEAR = 1.35  # a row's speed by the one that it is shown for, at most, and at least one over it
@@ -44,10 +38,3 @@ def shown_rows(rows: Sequence[Mapping[str, Any]]) -> set[str]:
     """Ids of all rows that are shown: at matched speeds, and all of our own."""
     shown = {row["id"] for speed in SPEEDS for row in matched(rows, speed)}
     return shown | {row["id"] for row in rows if row["method"] == "autotune"}
-
-
-def write_pictures(folder: Path, name: str, images: Pictures, cases: Sequence[Case]) -> None:
-    """Write `<name>.npz` and what its cases are."""
-    folder.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / f"{name}.npz", images=images)
-    (folder / "cases.json").write_text(json.dumps([asdict(case) for case in cases]))

@@ -9,18 +9,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from autotune.compare.comparison import FILE, Comparison
 from autotune.compare.entrants import Entrant, Lessons, NotRun, entrants_of, own_entrants
 from autotune.compare.live import Live
 from autotune.compare.makers import Bench
 from autotune.compare.methods import choose
 from autotune.compare.peers import PeerResult
-from autotune.compare.pictures import shown_rows, write_pictures
+from autotune.compare.pictures import shown_rows
 from autotune.compare.recipe import Recipe
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
+from autotune.scoring.lesson import Learned
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.profile import Profile
 from autotune.search.certify import measuring_context
@@ -30,6 +29,7 @@ from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
 from autotune.search.numbers import to_json
 from autotune.search.parts import Job, PartStore, measure
+from autotune.search.pictures import keep_pictures, write_pictures
 from autotune.search.profiling import Profiling
 from autotune.search.scorer import Scorer, reference_sets
 from autotune.search.store import RunFolder
@@ -231,16 +231,9 @@ class CompareRun:
         if not few:
             return
         wanted = shown_rows(comparison.rows)
-        folder = self._own / "pictures"
         self.tell(f"drawing {len(few)} cases under {len(wanted)} policies for the report")
-        chosen = [e for e in entrants if e.id in wanted and not (folder / f"{e.id}.npz").exists()]
-        dispatcher.submit("draw", few, "reference")
-        for entrant in chosen:
-            dispatcher.submit("draw", few, entrant.id, entrant.policy, sampling=entrant.sampling)
-        while dispatcher.flying:
-            for tag, result in dispatcher.wait():
-                if isinstance(result.value, np.ndarray):
-                    write_pictures(folder, str(tag), result.value, few)
+        drawn = {e.id: Learned(e.policy, e.sampling) for e in entrants if e.id in wanted and e.policy}
+        keep_pictures(dispatcher, self._own / "pictures", drawn, few)
 
     @property
     def _own(self) -> Path:

@@ -13,20 +13,23 @@ from typing import TYPE_CHECKING, Any
 
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
+from autotune.scoring.lesson import Learned
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.pipeline import Memory, ModelSpec, check_model_folder
 from autotune.scoring.profile import Profile
 from autotune.scoring.reference import stored
+from autotune.scoring.sampling import sampling_of
 from autotune.search.certify import Certified, candidates, certify
 from autotune.search.dispatch import Dispatcher
 from autotune.search.draining import stop_on_signals
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
-from autotune.search.export import Totals, export, nearest, summary, write_summary
+from autotune.search.export import Exported, Totals, export, nearest, summary, write_summary
 from autotune.search.floors import uncached_floors
 from autotune.search.given import with_given
 from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.optuna_study import counts, recover
+from autotune.search.pictures import keep_pictures
 from autotune.search.plot import pareto_png
 from autotune.search.profiling import Profiling
 from autotune.search.progress import Progress, WatchedExecutor
@@ -192,6 +195,7 @@ class SearchRun:
             return Outcome({}, interrupted=True)
         self.progress.phase("exporting")
         members, tiers = export(self.folder, self.experiment, profile, certified, holdout)
+        self._draw(dispatcher, members, holdout)
         data = summary(
             self.experiment,
             baseline,
@@ -215,6 +219,18 @@ class SearchRun:
         close_tracker(self.tracker, self.experiment, data, self.folder.path)
         self.progress.phase("finished")
         return Outcome(data, interrupted=False)
+
+    def _draw(self, dispatcher: Dispatcher, members: Sequence[Exported], holdout: tuple[Case, ...]) -> None:
+        """Keep pictures of the front for the report."""
+        few = holdout[: self.experiment.compare.pictures]
+        if few and members:
+            drawn = {
+                Path(member.file).stem: Learned(
+                    member.preset.policy, sampling_of(member.certified.row.sampling)
+                )
+                for member in members
+            }
+            keep_pictures(dispatcher, self.folder.path / "pictures", drawn, few)
 
     def _baseline(self, dispatcher: Dispatcher, holdout: tuple[Case, ...]) -> Measurement:
         self.progress.phase("measuring the uncached model")
