@@ -48,7 +48,13 @@ def methods_of(search: Search) -> list[str]:
 def _trials(search: Search) -> dict[str, Any]:
     rows = [row for row in search.rows if row.duplicate_of is None]
     shown = rows[-MAX_TRIALS:]
-    points = [_point(row.scalars, {}, [f"trial {row.trial}", *_of_row(row)]) for row in shown]
+    presets = {member.trial: member.name for member in search.members if member.file}
+    points = []
+    for row in shown:
+        name = presets.get(row.trial)  # lies under its preset where search and held-out cases agree
+        title = f"trial {row.trial}" + (f", exported as {name}" if name else "")
+        point = _point(row.scalars, {}, [title, *_of_row(row)])
+        points.append({**point, "pick": name} if name else point)
     return _group(f"{len(shown)} trials, search cases", "trials", points)
 
 

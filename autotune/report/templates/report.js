@@ -95,7 +95,7 @@
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", 
       margin: { l: 56, r: 12, t: narrow() ? 10 : 28, b: 46 }, font: { color: ink, size: 13, family: "system-ui, sans-serif" },
       modebar: { bgcolor: "rgba(0,0,0,0)", color: colour("--soft"), activecolor: colour("--accent") },
-      hoverlabel: { align: "left", font: { size: 12 } },
+      hoverlabel: { align: "left", bgcolor: colour("--card"), bordercolor: colour("--faint"), font: { size: 12, color: ink } },
       legend: { orientation: "h", y: legend, x: 0, font: { size: 12 } }, ...more(axis),
     };
   }
