@@ -6,9 +6,11 @@ image. The router does not see the input, so what is learned is a table. Ours di
 
 - a logit is a block's, not an attention's or a feed-forward layer's, for our tables are of blocks;
 - the price of a block is its share of the MACs of all blocks;
-- weights of the steps are taken once, half-way, and brought to a mean of 1, so that `beta` keeps its meaning;
-- tens of rollouts instead of 20,000, with a step size that crosses the range of the logits in half of them;
-- a block is computed when its weight is above 0.5, not above 0.1.
+- weights of the steps are taken once, after a quarter of the rollouts, and brought to a mean of 1, so that
+  `beta` keeps its meaning;
+- tens of rollouts instead of 20,000, with a step size that takes a logit to its limit in all of them;
+- what a block computed is kept, and in the end a block is computed, where its weight is above 0.5; in the
+  source both are 0.1, but so few rollouts leave many weights in between.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 
 import xslim
 from autotune.scoring.case import Case
-from autotune.scoring.mixing import Mixer
+from autotune.scoring.mixing import THRESHOLD, Mixer
 from autotune.scoring.pipeline import PipelineRunner
 from xslim.policy.policy import Policy
 
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 LIMIT = 5.0  # logits are kept within plus and minus this
 RATE = 0.01  # of AdamW, at least
-COMPUTED = 0.5  # weight above which a block is computed in the end
+WEIGHED = 4  # steps are weighed after one in so many rollouts
 IMPORTANCE = (0.1, 10.0)  # range of a step's weight
 
 Table = tuple[tuple[int, ...], ...]
@@ -60,13 +62,13 @@ def learn_table(
         One row a step of 1 (compute) and 0 (replay) for every block, as `controller: {kind: table}` takes
         them; the first row is all ones.
     """
-    learner = Router(runner, beta, rate=max(RATE, 2 * LIMIT / max(1, rollouts)))
+    learner = Router(runner, beta, rate=max(RATE, LIMIT / max(1, rollouts)))
     draw = _batches(cases, runner.spec.batch, seed)
     with _frozen(runner.pipe.transformer):
         for rollout in range(rollouts):
             if stop():
                 break
-            if rollout and rollout == rollouts // 2:
+            if rollout and rollout == rollouts // WEIGHED:
                 learner.weigh_steps(next(draw))
             error = learner.roll(next(draw))
             share = sum(map(sum, learner.table)) / (runner.num_steps * learner.blocks)
@@ -96,7 +98,7 @@ class Router:
     @property
     def table(self) -> Table:
         """The rows as they are now."""
-        rows = [tuple(int(w > COMPUTED) for w in row.sigmoid().tolist()) for row in self.logits[1:]]
+        rows = [tuple(int(w > THRESHOLD) for w in row.sigmoid().tolist()) for row in self.logits[1:]]
         return ((1,) * self.blocks, *rows)
 
     def roll(self, cases: Sequence[Case]) -> float:

@@ -17,7 +17,7 @@ from autotune.scoring.residuals import model_output
 from xslim.runtime.calls import Streams, stacked
 from xslim.runtime.model import LiveModel
 
-THRESHOLD = 0.1  # weight above which what a block computed takes the place of what is kept
+THRESHOLD = 0.5  # weight above which a block counts as computed, and what it computed is kept
 # shares by transformer and latent shape: counting takes a while, and mixers come and go
 _COUNTED: WeakKeyDictionary[nn.Module, dict[tuple[int, ...], Tensor]] = WeakKeyDictionary()
 
