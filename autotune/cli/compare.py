@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import Json, Overrides, say
+from autotune.cli.report import report_or_warn
 from autotune.cli.search import INTERRUPTED, search
+from autotune.cli.show import read_summary
 from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.store import RunFolder
@@ -103,6 +105,7 @@ def _methods(
     if data is None:
         say(f"interrupted; resume with: {command} --resume")
         return INTERRUPTED
+    report_or_warn(folder.path, read_summary(folder.path))
     if as_json:
         json.dump(data, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -118,6 +121,7 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
     for line in lines(data):
         typer.echo(line)
     typer.echo(f"comparison: {folder / 'comparison.json'}")
+    typer.echo(f"report: {folder / 'report.html'}")
 
 
 def _searches(a: Path, b: Path | None, as_json: bool) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +17,8 @@ from xslim.errors import ConfigError
 
 if TYPE_CHECKING:
     from autotune.report.sources import Search
+
+log = logging.getLogger(__name__)
 
 
 def report(
@@ -60,11 +63,14 @@ def write_report(search: Search) -> list[Path]:
     return [write_page(search), *plots]
 
 
-def report_of(folder: Path, summary: dict[str, Any]) -> list[Path]:
-    """Write the report of a search that has just ended."""
+def report_or_warn(folder: Path, summary: dict[str, Any]) -> None:
+    """Write the report of what has just ended; that does not fail for want of one."""
     from autotune.report.sources import read_search
 
-    return write_report(read_search(folder, summary, start_command(folder)))
+    try:
+        write_report(read_search(folder, summary, start_command(folder)))
+    except Exception as error:
+        log.warning("no report.html: %s: %s", type(error).__name__, str(error).partition("\n")[0])
 
 
 def _facts(search: Search, page: Path, plots: list[Path]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,6 +11,7 @@ import typer
 
 from autotune.cli.common import Json, Overrides, say
 from autotune.cli.live import watching
+from autotune.cli.report import report_or_warn
 from autotune.cli.unfinished import keep_start, resume_command
 from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
@@ -22,7 +22,6 @@ from xslim.errors import ConfigError
 if TYPE_CHECKING:
     from autotune.search.tracker import Tracker
 
-log = logging.getLogger(__name__)
 MISSED, INTERRUPTED = 1, 75
 
 
@@ -75,18 +74,8 @@ def search(
     if outcome.interrupted:
         say(f"interrupted; resume with: {again}")
         return INTERRUPTED
-    _report(folder.path, outcome.summary)
+    report_or_warn(folder.path, outcome.summary)
     return _present(outcome.summary, folder.path, as_json)
-
-
-def _report(folder: Path, summary: dict[str, Any]) -> None:
-    """Write the report; a search that has ended well does not fail for want of it."""
-    from autotune.cli.report import report_of
-
-    try:
-        report_of(folder, summary)
-    except Exception as error:
-        log.warning("no report.html: %s: %s", type(error).__name__, str(error).partition("\n")[0])
 
 
 def _present(summary: dict[str, Any], folder: Path, as_json: bool) -> int:

@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autotune.compare.makers import Bench, make
 from autotune.compare.methods import OWN
 from autotune.compare.recipe import Peer, Recipe
-from autotune.scoring.case import Case
-from autotune.scoring.lesson import Learned, Lesson
-from autotune.scoring.sampling import REFERENCE, Sampling, preset_sampling, sampling_of
-from autotune.search.dispatch import Dispatcher, last_line
-from autotune.search.executor import TaskResult
+from autotune.scoring.lesson import Learned
+from autotune.scoring.sampling import REFERENCE, Sampling, preset_sampling
+from autotune.search.lessons import Lessons
 from autotune.search.store import RunFolder
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 from xslim.policy.preset import load_preset
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -98,66 +91,18 @@ def entrants_of(recipe: Recipe, bench: Bench, points: int) -> list[Entrant | Not
     return found
 
 
-@dataclass
-class Lessons:
-    """Learns what methods fit or train on the model; what was learned is kept in a folder.
-
-    Attributes:
-        dispatcher: where it runs.
-        folder: of the comparison.
-        cases: the search cases: nothing is learned from held-out ones.
-        context: what all measurements of this run have in common.
-        stop: whether to end early.
-    """
-
-    dispatcher: Dispatcher
-    folder: Path
-    cases: tuple[Case, ...]
-    context: dict[str, Any]
-    stop: Callable[[], bool]
-
-    def learn(self, recipe: Recipe, entrants: Sequence[Entrant]) -> list[Entrant | NotRun]:
-        """Let a method's points learn, in turn what its recipe says."""
-        found: list[Entrant | NotRun] = list(entrants)
-        for name, settings in recipe.learn.items():
-            for i, entrant in enumerate(found):
-                if self.stop():
-                    return found
-                if isinstance(entrant, Entrant) and entrant.policy is not None:
-                    found[i] = self._learned(entrant, name, settings)
-        return found
-
-    def _learned(self, entrant: Entrant, name: str, settings: dict[str, Any]) -> Entrant | NotRun:
-        if entrant.policy is None:
-            raise ValueError("an entrant without a policy has nothing to learn")
-        given = Learned(entrant.policy, entrant.sampling)
-        path = self._path(given, name, settings)
-        if path.exists():
-            data = json.loads(path.read_text())
-            given = Learned(Policy.parse(data["policy"]), sampling_of(data["sampling"]))
-            return replace(entrant, policy=given.policy, sampling=given.sampling)
-        lesson = Lesson(name, settings, str(path.parent.resolve()))
-        self.dispatcher.submit(
-            "learn", self.cases, policy=given.policy, sampling=given.sampling, lesson=lesson
-        )
-        results: list[tuple[object, TaskResult]] = []
-        while not results:
-            results = self.dispatcher.wait()
-        value = results[0][1].value
-        if not isinstance(value, Learned):
-            return NotRun(entrant.method, entrant.config, last_line(results[0][1].error))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        data = {"policy": value.policy.to_data(), "sampling": value.sampling.to_data()}
-        path.write_text(json.dumps(data))
-        return replace(entrant, policy=value.policy, sampling=value.sampling)
-
-    def _path(self, given: Learned, name: str, settings: dict[str, Any]) -> Path:
-        facts = {
-            **self.context,
-            "policy": given.policy.to_data(),
-            "sampling": given.sampling.to_data(),
-            "lesson": [name, settings],
-            "cases": [asdict(case) for case in self.cases],
-        }
-        key = sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
-        return self.folder / "learned" / f"{key}.json"
+def learned_entrants(recipe: Recipe, entrants: Sequence[Entrant], lessons: Lessons) -> list[Entrant | NotRun]:
+    """Let a method's points learn, in turn what its recipe says."""
+    found: list[Entrant | NotRun] = list(entrants)
+    for name, settings in recipe.learn.items():
+        for i, entrant in enumerate(found):
+            if lessons.stop():
+                return found
+            if not isinstance(entrant, Entrant) or entrant.policy is None:
+                continue
+            learned = lessons.learn(Learned(entrant.policy, entrant.sampling), name, settings)
+            if isinstance(learned, str):
+                found[i] = NotRun(entrant.method, entrant.config, learned)
+            else:
+                found[i] = replace(entrant, policy=learned.policy, sampling=learned.sampling)
+    return found

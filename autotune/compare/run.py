@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compare.comparison import FILE, Comparison
-from autotune.compare.entrants import Entrant, Lessons, NotRun, entrants_of, own_entrants
+from autotune.compare.entrants import Entrant, NotRun, entrants_of, learned_entrants, own_entrants
 from autotune.compare.live import Live
 from autotune.compare.makers import Bench
 from autotune.compare.methods import choose
@@ -27,6 +27,7 @@ from autotune.search.dispatch import Dispatcher
 from autotune.search.draining import stop_on_signals
 from autotune.search.executor import EvaluatorFactory, Executor
 from autotune.search.experiment import Experiment
+from autotune.search.lessons import Lessons
 from autotune.search.numbers import to_json
 from autotune.search.parts import Job, PartStore, measure
 from autotune.search.pictures import keep_pictures, write_pictures
@@ -163,7 +164,7 @@ class CompareRun:
             raise ValueError("the profile has no cost model")
         bench = Bench(profile, profile.cost.kinds)
         context = measuring_context(self.experiment)
-        lessons = Lessons(dispatcher, self._own, search, context, stopped.is_set)
+        lessons = Lessons(dispatcher, self._own / "learned", search, context, stopped.is_set)
         files = [member["preset"] for member in comparison.summary.get("front", ())]
         found = own_entrants(self.folder, files)
         for recipe in chosen:
@@ -171,7 +172,7 @@ class CompareRun:
             points = [point for point in made if isinstance(point, Entrant)]
             if recipe.learn:
                 self.tell(f"{recipe.method}: learning")
-            learned = lessons.learn(recipe, points)
+            learned = learned_entrants(recipe, points, lessons)
             found += [point for point in learned if isinstance(point, Entrant)]
             for point in (*made, *learned):
                 if isinstance(point, NotRun):

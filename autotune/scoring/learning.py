@@ -19,14 +19,19 @@ from xslim._registry import Registry
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 
+MAX_LINES = 50_000  # of steps and channels; a preset is read whole at every start
 Learner = Callable[[PipelineRunner, Lesson, Learned, Sequence[Case]], Learned]
 
 
 def rectify(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
-    """Fit a static policy's affine corrector on uncached runs. Settings: `per_channel`."""
-    per_channel = bool(lesson.settings.get("per_channel", False))
+    """Fit a static policy's affine corrector on uncached runs. Settings: `per_channel`.
+
+    A preset holds every number, so that a wide model gets one line for all channels.
+    """
     with runner.sampled(given.sampling):
         residuals = record(runner, cases)
+    fits = residuals.shape[1] * residuals.shape[3] <= MAX_LINES
+    per_channel = bool(lesson.settings.get("per_channel", False)) and fits
     corrector = fit_corrector(residuals, given.policy, per_channel)
     return replace(given, policy=given.policy.model_copy(update={"corrector": corrector}))
 

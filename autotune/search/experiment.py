@@ -37,6 +37,8 @@ class Search(Document):
         timing_rounds: A B B A rounds of every candidate; 0 for objectives that need no time.
         certify: front members measured on the held-out cases.
         warm_starts: points chosen by replay before anything is measured, at most as many as trials.
+        rectify: whether patterns are also certified with a corrector that is fitted on the search cases; their
+            residuals are held in memory.
         neighbours: share of the trials, the last ones, that look around members of the front for cliffs.
         presets: preset files or names that the search begins with, remapped to its steps.
         published: whether it also tries the settings that published rules recommend.
@@ -55,6 +57,7 @@ class Search(Document):
     timing_rounds: Annotated[int, Field(ge=0, le=1000)] = 1
     certify: Positive = 10
     certify_rounds: Positive = 3
+    rectify: bool = False
     warm_starts: Annotated[int, Field(ge=0, le=1000)] = 12
     neighbours: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
     presets: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -31,6 +31,7 @@ FREE_KEYS = (
     "search.patience",
     "search.certify",
     "search.certify_rounds",
+    "search.rectify",
     "search.storage",
 )
 # package -> leading parts of its version within which results compare

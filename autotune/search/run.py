@@ -19,7 +19,7 @@ from autotune.scoring.pipeline import Memory, ModelSpec, check_model_folder
 from autotune.scoring.profile import Profile
 from autotune.scoring.reference import stored
 from autotune.scoring.sampling import sampling_of
-from autotune.search.certify import Certified, candidates, certify
+from autotune.search.certify import Certified, candidates, certify, measuring_context
 from autotune.search.dispatch import Dispatcher
 from autotune.search.draining import stop_on_signals
 from autotune.search.executor import EvaluatorFactory, Executor
@@ -27,12 +27,14 @@ from autotune.search.experiment import Experiment
 from autotune.search.export import Exported, Totals, export, nearest, summary, write_summary
 from autotune.search.floors import uncached_floors
 from autotune.search.given import with_given
+from autotune.search.lessons import Lessons
 from autotune.search.model import NOT_OF_THE_SPEC
 from autotune.search.optuna_study import counts, recover
 from autotune.search.pictures import keep_pictures
 from autotune.search.plot import pareto_png
 from autotune.search.profiling import Profiling
 from autotune.search.progress import Progress, WatchedExecutor
+from autotune.search.rectified import with_correctors
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer, check_measured, reference_sets
 from autotune.search.screening import Screen
@@ -178,6 +180,10 @@ class SearchRun:
                 f"{loop.book.told} of {settings.trials} trials: search.{loop.stopped_by} is {limit}"
             )
         rows = candidates(loop, self.experiment) if settings.trials else screened(screen)
+        if settings.rectify:
+            context, kept = measuring_context(self.experiment), self.folder.path / "learned"
+            lessons = Lessons(dispatcher, kept, chosen, context, stopped.is_set)
+            rows = with_correctors(rows, lessons, self.progress.phase)
         self.progress.phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
         floors = uncached_floors(baseline, scorer)
         certified = certify(

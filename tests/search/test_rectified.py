@@ -1,0 +1,82 @@
+"""Correctors for candidates: fitted on the workers, kept, and only for patterns that predict."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.scoring.case import Case
+from autotune.scoring.doubles import FormulaEvaluator
+from autotune.scoring.evaluator import Evaluator
+from autotune.scoring.lesson import Learned, Lesson
+from autotune.search.dispatch import Dispatcher
+from autotune.search.executor import LocalExecutor
+from autotune.search.lessons import Lessons
+from autotune.search.rectified import with_correctors
+from autotune.search.trial_row import TrialRow
+from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search
+from xslim.policy.policy import Policy
+
+PATTERN = Policy.from_pattern("F.F.F.F.F.F.").to_data()
+FULL = Policy.from_pattern("F" * STEPS).to_data()
+TABLE = Policy.parse({"controller": {"kind": "table", "blocks": [[1, 1], [0, 1]] * 6}}).to_data()
+
+
+@dataclass(frozen=True)
+class Teaching(FormulaEvaluator):
+    """A corrector halves every prediction; learning is counted in a file."""
+
+    num_steps: int = STEPS
+    log: str = ""
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Any) -> Learned:
+        with Path(self.log).open("a") as file:
+            file.write(f"{lesson.name} {dict(lesson.settings)}\n")
+        corrector = {"kind": "affine", "slope": [0.5] * STEPS, "offset": [0.0] * STEPS}
+        return Learned(Policy.parse({**given.policy.to_data(), "corrector": corrector}), given.sampling)
+
+    def build(self) -> Evaluator:
+        return self
+
+
+def row(trial: int, policy: dict[str, Any]) -> TrialRow:
+    return TrialRow(trial, "f", {}, policy, {"psnr": 30.0}, "F", "trace")
+
+
+def lessons(folder: Path) -> Lessons:
+    executor = LocalExecutor()
+    executor.start(Teaching(log=str(folder / "log")))
+    return Lessons(Dispatcher(executor), folder / "learned", (Case(0, 1),), {"model": "m"}, lambda: False)
+
+
+def test_patterns_that_skip_come_once_more(tmp_path: Path) -> None:
+    rows = [row(0, PATTERN), row(1, FULL), row(2, TABLE)]
+    found = with_correctors(rows, lessons(tmp_path), lambda line: None)
+    assert found[:3] == rows
+    (more,) = found[3:]
+    assert more.trial == 0
+    assert more.scalars == {}, "it was not measured on the search cases"
+    assert Policy.parse(more.policy).corrector is not None
+
+
+def test_what_was_learned_is_kept(tmp_path: Path) -> None:
+    for _ in range(2):
+        with_correctors([row(0, PATTERN)], lessons(tmp_path), lambda line: None)
+    assert (tmp_path / "log").read_text() == "rectify {'per_channel': True}\n"
+
+
+def test_a_search_certifies_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formula does not see a corrector: both are equal, so that the first one, without, is exported."""
+    teaching = Teaching(log=str(tmp_path / "log"))
+    monkeypatch.setattr(FormulaFactory, "build", lambda self: teaching)
+    told: list[str] = []
+    changes = {"search": {**EXPERIMENT["search"], "rectify": True}}
+    search = Search(tmp_path / "run", changes)
+    search.run(show=lambda status: told.append(status.phase))
+    fitted = sum(line.startswith("rectify") for line in (tmp_path / "log").read_text().splitlines())
+    assert fitted > 0
+    sizes = [line for line in told if line.startswith("certifying ")]
+    assert int(sizes[0].split()[1]) > fitted
