@@ -64,13 +64,16 @@ def commands(search: Search) -> list[str]:
 
 
 def _model(search: Search) -> str:
+    """The reference: of presets one that is sampled as it is, where there is one."""
     experiment = search.experiment
-    preset = next((m.preset for m in search.members if m.preset is not None), None)
-    if preset is not None:
-        model = preset.model
+    presets = [m.preset for m in search.members if m.preset is not None]
+    presets.sort(key=lambda preset: bool(preset.provenance.get("sampling")))
+    if presets:
+        model = presets[0].model
         size = f"{model.height}x{model.width} latent" if model.height else ""
         path = "" if experiment is None else experiment.model.path
-        parts = (path, model.transformer, model.scheduler, f"{model.num_steps} steps", size, model.dtype)
+        steps = model.num_steps if experiment is None else experiment.model.num_steps
+        parts = (path, model.transformer, model.scheduler, f"{steps} steps", size, model.dtype)
         return ", ".join(part for part in parts if part)
     return "" if experiment is None else f"{experiment.model.path}, {experiment.model.num_steps} steps"
 

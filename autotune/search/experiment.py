@@ -37,7 +37,7 @@ class Search(Document):
         timing_rounds: A B B A rounds of every candidate; 0 for objectives that need no time.
         certify: front members measured on the held-out cases.
         warm_starts: points chosen by replay before anything is measured, at most as many as trials.
-        rectify: whether patterns are also certified with a corrector that is fitted on the search cases; their
+        rectify: whether patterns are also certified with a corrector, fitted on the search cases, whose
             residuals are held in memory.
         neighbours: share of the trials, the last ones, that look around members of the front for cliffs.
         presets: preset files or names that the search begins with, remapped to its steps.

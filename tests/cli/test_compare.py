@@ -1,0 +1,94 @@
+"""`autotune compare`: statuses and messages of what is at fault, and a whole run on the formula evaluator."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.support import ROOT, Result, ScriptedFactory, command
+from tests.search.support import write_files
+
+Autotune = Callable[..., Result]
+FEW = ("--set", "compare.methods=[fora]", "--set", "compare.points=2", "--set", "compare.cases=4")
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """The formula's experiment with the shipped recipes beside it."""
+    path = write_files(tmp_path)
+    (tmp_path / "methods").symlink_to(ROOT / "experiments" / "methods")
+    return path
+
+
+@pytest.fixture
+def formula(monkeypatch: pytest.MonkeyPatch) -> None:
+    import autotune.search.run as run
+
+    monkeypatch.setattr(run, "evaluator_spec", lambda *_: ScriptedFactory())
+
+
+def run_here(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Result:
+    """The command in this process, with whatever is patched."""
+    from autotune.cli.main import main
+
+    monkeypatch.setattr(sys, "argv", ["autotune", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    return Result(int(ended.value.code or 0), out, err)
+
+
+@pytest.mark.usefixtures("formula")
+def test_one_command_searches_compares_and_reports(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    arguments = ("compare", str(files), "--out", str(out), *FEW)
+    first = run_here(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+    assert first.status == 0, first.err
+    assert "no finished search in the folder: it runs first" in first.err
+    assert "autotune" in first.out
+    assert "fewer-steps" in first.out
+    data = json.loads((out / "comparison.json").read_text())
+    assert {row["method"] for row in data["rows"]} == {"autotune", "fewer-steps", "fora"}
+    assert "fora" in (out / "report.html").read_text()
+    again = run_here(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+    assert again.status == 2
+    assert "holds a comparison already; go on with --resume" in again.one_line()
+    more = run_here(*arguments, "--resume", "--json", capsys=capsys, monkeypatch=monkeypatch)
+    assert more.status == 0
+    assert json.loads(more.out)["rows"] == data["rows"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--set", "compare.methods=[teacach]"), "compare.methods: got 'teacach'; did you mean 'teacache'?"),
+        (("--set", "compare.points=0"), "compare.points: got 0"),
+        (("--set", "compare.cases=many"), "compare.cases: got 'many'"),
+    ],
+)
+def test_input_at_fault_is_one_line(files: Path, words: tuple[str, ...], says: str) -> None:
+    result = command("compare", str(files), "--out", str(files.parent / "run"), *words)
+    assert result.status == 2
+    assert says in result.one_line()
+    assert not (files.parent / "run").exists(), "nothing was started"
+
+
+def test_a_folder_without_recipes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from autotune.compare.methods import methods_folder
+    from xslim.errors import ConfigError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="no folder of recipes"):
+        methods_folder(tmp_path / "experiment.yaml")
+
+
+def test_one_folder_alone_cannot_be_compared(tmp_path: Path) -> None:
+    result = command("compare", str(tmp_path))
+    assert result.status == 2
+    assert "give an experiment YAML, or the folders of two finished searches" in result.one_line()
