@@ -17,7 +17,7 @@ from tests.golden.test_golden import preset
 from tests.search.support import EXPERIMENT, SPACE, merged, write_files
 from xslim.policy.document import dump_yaml
 
-KINDS = {"experiment", "policy", "preset", "search-space"}
+KINDS = {"experiment", "policy", "preset", "recipe", "search-space"}
 YAMLS = sorted(
     path
     for folder in ("experiments", "search_spaces", "xslim/policy/presets")
@@ -32,6 +32,8 @@ def ids(path: Path) -> str:
 
 def kind_of(path: Path) -> str:
     """What a file of the repository has to be, by its place."""
+    if path.parent.name == "methods":
+        return "recipe"
     top = path.relative_to(ROOT).parts[0]
     return {"experiments": "experiment", "search_spaces": "search-space", "xslim": "preset"}[top]
 
@@ -46,7 +48,7 @@ def documents() -> Iterator[tuple[str, object]]:
 
 
 def test_the_repository_holds_files() -> None:
-    assert {kind_of(path) for path in YAMLS} >= {"experiment", "search-space"}
+    assert {kind_of(path) for path in YAMLS} >= {"experiment", "recipe", "search-space"}
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=ids)
