@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -222,6 +223,7 @@ def test_clips_are_rows_of_frames(folder: Path) -> None:
 
 def test_pictures_of_the_presets_alone(folder: Path) -> None:
     place = folder / "pictures"
+    shutil.rmtree(place)
     place.mkdir()
     images = np.zeros((2, 8, 8, 1), np.uint8)
     for name in ("reference", "front-00"):
