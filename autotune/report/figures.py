@@ -8,6 +8,7 @@ from autotune.report import words
 from autotune.report.comparison import OURS, Comparison, Row
 from autotune.report.frontier import LOGARITHMIC, methods_of
 from autotune.report.sources import Search
+from autotune.search.pareto import front
 from autotune.search.plot import ACCENT, bars, pareto_png
 
 COLOURS = (ACCENT, "#c2410c", "#1f5fa8", "#8e3b8e", "#946200", "#0e7490", "#be123c", "#525b66")
@@ -25,7 +26,9 @@ def write_figures(search: Search) -> list[Path]:
 
 
 def comparison_png(path: Path, comparison: Comparison, methods: list[str]) -> Path:
-    """Draw speed, or where nothing was timed compute, against LPIPS or the first quality that all have.
+    """Draw speed, or where not all was timed compute, against LPIPS or the first quality that all have.
+
+    Lines go through the rows of a method that none of its own beats.
 
     Args:
         path: file to write.
@@ -41,18 +44,26 @@ def comparison_png(path: Path, comparison: Comparison, methods: list[str]) -> Pa
     x = "speedup" if all(row.speedup is not None for row in rows) else "compute_fraction"
     common = set.intersection(*(set(row.scalars) for row in rows))
     y = next(iter(words.measured(common)), "compute_fraction")
-    figure, axes = pyplot.subplots(figsize=(9, 5.5), dpi=120)
+    figure, axes = pyplot.subplots(figsize=(12, 6.5), dpi=110)
     for place, method in enumerate(methods):
         own = sorted((row for row in rows if row.method == method), key=lambda row: row.scalars[x])
-        ours = method == OURS
+        ours, colour = method == OURS, COLOURS[place % len(COLOURS)]
+        best = [own[i] for i in front([[_less(row, x), _less(row, y)] for row in own])]
+        axes.plot(
+            [row.scalars[x] for row in best],
+            [row.scalars[y] for row in best],
+            "-" if ours else ":",
+            color=colour,
+            lw=1.8 if ours else 0.9,
+            zorder=3 if ours else 2,
+        )
         axes.errorbar(
             [row.scalars[x] for row in own],
             [row.scalars[y] for row in own],
             xerr=_bars(own, x),
             yerr=_bars(own, y),
-            fmt=f"{MARKERS[place % len(MARKERS)]}{'-' if ours else ':'}",
-            color=COLOURS[place % len(COLOURS)],
-            lw=1.8 if ours else 0.9,
+            fmt=MARKERS[place % len(MARKERS)],
+            color=colour,
             ms=6 if ours else 4.5,
             elinewidth=0.8,
             capsize=2,
@@ -66,13 +77,18 @@ def comparison_png(path: Path, comparison: Comparison, methods: list[str]) -> Pa
     axes.set_ylabel(f"{words.metric_title(y, comparison.nets)}, {better} is better")
     axes.set_title(comparison.experiment + (" (partial)" if comparison.partial else ""))
     axes.grid(alpha=0.25, zorder=0)
-    axes.legend(frameon=False, fontsize=8, ncols=1 + len(methods) // 10)
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
     return path
+
+
+def _less(row: Row, name: str) -> float:
+    """A scalar, the smaller the better."""
+    return -row.scalars[name] if words.larger_is_better(name) else row.scalars[name]
 
 
 def _bars(rows: list[Row], name: str) -> list[list[float]]:
