@@ -17,7 +17,8 @@ from autotune.search.pareto import front, hypervolume
 
 OWN, FEWER = "autotune", "fewer-steps"
 SPEEDS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-LEAST = 1e-9  # of an LPIPS: the uncached picture itself has no logarithm
+LEAST = 1e-5  # of an LPIPS: better is not told apart, so that an exact picture does not bend a curve
+CLOSE = 0.1  # of an LPIPS, within which a curve's end still tells
 SHARES = (0.2, 0.8)  # of the steps, between which fewer steps set the LPIPS that is compared at
 
 Point = tuple[float, float]  # cost (compute fraction, or latency by the uncached one), LPIPS
@@ -86,7 +87,9 @@ def at_equal_quality(rows: Sequence[Mapping[str, Any]], cost: str) -> list[dict[
     """At every LPIPS that fewer steps reach between a fifth and four fifths of the steps: each method's cost.
 
     Returns:
-        One entry an LPIPS, the smallest first: `lpips`, `share` of the steps, and method -> cost or None.
+        One entry an LPIPS, the smallest first: `lpips`, `share` of the steps, method -> `cost` or None, and
+        the methods that are `ended` there: their cheapest row is better than asked for, so that a wider sweep
+        might have been cheaper.
     """
     methods = by_method(rows, cost)
     targets = sorted(
@@ -99,6 +102,7 @@ def at_equal_quality(rows: Sequence[Mapping[str, Any]], cost: str) -> list[dict[
             "lpips": error,
             "share": share,
             "cost": {method: cost_at(points, error) for method, points in methods.items()},
+            "ended": sorted(m for m, points in methods.items() if curve(points)[0][1] < error * (1 - CLOSE)),
         }
         for error, share in targets
     ]
@@ -121,10 +125,11 @@ def at_equal_speed(
 def volumes(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Hypervolume of every method over compute fraction and LPIPS.
 
-    The reference point is a compute fraction of 1 and the LPIPS of the fewest steps compared.
+    The reference point is a compute fraction of 1 and the LPIPS of fewer steps at the smallest share that is
+    compared at.
     """
     methods = by_method(rows, "compute_fraction")
-    worst = max((error for _, error in methods.get(FEWER, [])), default=0.0)
+    worst = max((entry["lpips"] for entry in at_equal_quality(rows, "compute_fraction")), default=0.0)
     return {method: hypervolume(points, (1.0, worst)) for method, points in methods.items()}
 
 
@@ -132,8 +137,9 @@ def lead(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How far `autotune` is ahead, from `at_equal_quality`: ratios of costs, above 1 where it is cheaper.
 
     Returns:
-        For each LPIPS and as medians: against fewer steps, and against the best other method with its name.
-        Where our presets do not reach an LPIPS the ratio is None, and the medians leave it out.
+        For each LPIPS and as medians: against fewer steps, and against the best other method with its name,
+        `ended` when that one's sweep ends there. Where our presets do not reach an LPIPS the ratio is None,
+        and the medians leave it out.
     """
     found = []
     for entry in entries:
@@ -146,6 +152,7 @@ def lead(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 "lpips": entry["lpips"],
                 "share": entry["share"],
                 "best": best,
+                "ended": best in entry["ended"],
                 "over_best": None if ours is None or best is None else others[best] / ours,
                 "over_fewer_steps": None
                 if ours is None or others.get(FEWER) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -19,29 +19,14 @@ from autotune.compare.block_tables import (
     smooth_table,
 )
 from autotune.compare.recipe import Recipe
-from autotune.scoring.profile import Profile
-from autotune.scoring.sampling import Sampling
-from autotune.search.error_model import Weighting
-from autotune.search.schedules import Scheduler
+from autotune.scoring.lesson import Learned
+from autotune.scoring.profile import Array, Profile
+from autotune.search.gaps import Plan, gap_costs, plans, step_errors
+from autotune.search.replay import Replay
 from xslim._registry import Registry
 from xslim.errors import ConfigError
 from xslim.policy.authors import author_policy, threshold_of, tune_offline
 from xslim.policy.policy import TABLE_SIGNALS, Policy, Predictor
-
-SUM_OF_GAPS = Weighting(coherence=0.0)
-
-
-@dataclass(frozen=True)
-class Made:
-    """A point of a method.
-
-    Attributes:
-        policy: what runs.
-        sampling: how it is sampled.
-    """
-
-    policy: Policy
-    sampling: Sampling
 
 
 @dataclass(frozen=True)
@@ -61,11 +46,6 @@ class Bench:
         """Denoising steps of the reference."""
         return self.profile.num_steps
 
-    @property
-    def scheduler(self) -> Scheduler:
-        """Exact schedules on this profile."""
-        return Scheduler(self.profile)
-
     def count(self, share: float) -> int:
         """A share of the steps as a number of them."""
         return max(1, round(share * self.steps))
@@ -82,10 +62,10 @@ class Bench:
         return self.profile.blocks
 
 
-Maker = Callable[[Recipe, Bench], Made]
+Maker = Callable[[Recipe, Bench], Learned]
 
 
-def make(recipe: Recipe, bench: Bench) -> Made:
+def make(recipe: Recipe, bench: Bench) -> Learned:
     """Make a recipe's one point.
 
     Raises:
@@ -106,21 +86,21 @@ def _base(recipe: Recipe, **parts: Any) -> Policy:
     return Policy.parse({**(recipe.policy or {}), **parts})
 
 
-def _pattern(recipe: Recipe, bench: Bench, full: tuple[int, ...]) -> Made:
+def _pattern(recipe: Recipe, bench: Bench, full: tuple[int, ...]) -> Learned:
     letters = "".join("F" if step in set(full) else "." for step in range(bench.steps))
-    return Made(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
+    return Learned(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
 
 
-def _table(recipe: Recipe, table: Table) -> Made:
-    return Made(_base(recipe, controller={"kind": "table", "blocks": table.tolist()}), recipe.sampling)
+def _table(recipe: Recipe, table: Table) -> Learned:
+    return Learned(_base(recipe, controller={"kind": "table", "blocks": table.tolist()}), recipe.sampling)
 
 
-def as_it_is(recipe: Recipe, bench: Bench) -> Made:
+def as_it_is(recipe: Recipe, bench: Bench) -> Learned:
     """The recipe's own policy."""
-    return Made(_base(recipe), recipe.sampling)
+    return Learned(_base(recipe), recipe.sampling)
 
 
-def calibrated(recipe: Recipe, bench: Bench) -> Made:
+def calibrated(recipe: Recipe, bench: Bench) -> Learned:
     """The recipe's policy with the profile's table of each signal that needs one."""
     policy = dict(recipe.policy or {})
     indicator = dict(policy.get("indicator", {}))
@@ -130,10 +110,10 @@ def calibrated(recipe: Recipe, bench: Bench) -> Made:
         **indicator.get("calibration", {}),
     }
     policy["indicator"] = indicator
-    return Made(Policy.parse(policy), recipe.sampling)
+    return Learned(Policy.parse(policy), recipe.sampling)
 
 
-def refitted(recipe: Recipe, bench: Bench) -> Made:
+def refitted(recipe: Recipe, bench: Bench) -> Learned:
     """TeaCache's fit on the profile: a polynomial from the signal to the residual's relative change."""
     policy = dict(recipe.policy or {})
     indicator = dict(policy.get("indicator", {}))
@@ -145,66 +125,84 @@ def refitted(recipe: Recipe, bench: Bench) -> Made:
         coefficients = np.polyfit(x[known].mean(axis=1), y[known], degree)
         fitted[name] = {"polynomial": [float(f"{c:.9g}") for c in coefficients]}
     policy["indicator"] = {**indicator, "calibration": fitted}
-    return Made(Policy.parse(policy), recipe.sampling)
+    return Learned(Policy.parse(policy), recipe.sampling)
 
 
-def full(recipe: Recipe, bench: Bench) -> Made:
+def full(recipe: Recipe, bench: Bench) -> Learned:
     """Every step in full, for a method that learns the rest."""
     return _pattern(recipe, bench, tuple(range(bench.steps)))
 
 
-def uniform(recipe: Recipe, bench: Bench) -> Made:
+def uniform(recipe: Recipe, bench: Bench) -> Learned:
     """Every n-th step, first and last one, as a pattern: what is fitted step by step needs one."""
     every = int(_setting(recipe, "every"))
     return _pattern(recipe, bench, tuple(sorted({*range(0, bench.steps, every), bench.steps - 1})))
 
 
-def fewer_steps(recipe: Recipe, bench: Bench) -> Made:
+def fewer_steps(recipe: Recipe, bench: Bench) -> Learned:
     """The uncached model with a share of the steps."""
     steps = max(2, bench.count(_setting(recipe, "share")))
     sampling = recipe.sampling.model_copy(update={"num_steps": steps}).against(bench.steps)
-    return Made(Policy.from_pattern("F" * steps), sampling)
+    return Learned(Policy.from_pattern("F" * steps), sampling)
 
 
-def shortest_path(recipe: Recipe, bench: Bench) -> Made:
-    """The exact best computed steps, by the sum of gaps or the worst one."""
-    rule = recipe.settings.get("rule", "sum")
-    if rule not in ("sum", "max"):
-        raise ConfigError(f"got {rule!r}; allowed: max, sum", key="settings.rule")
-    predictor = Predictor.parse((recipe.policy or {}).get("predictor", {}))
+def least_sum(recipe: Recipe, bench: Bench) -> Learned:
+    """DPCache's path: the least sum of prediction errors, its first steps computed."""
+    costs = _gap_costs(recipe, bench, np.ones(bench.steps))
+    first = int(_setting(recipe, "first", 1))
+    for step in range(first - 1):
+        costs[:, step, step + 2 :] = np.inf
+    count = max(first, bench.count(_setting(recipe, "share")))
+    return _pattern(recipe, bench, _planned(plans(costs), count))
+
+
+def least_worst(recipe: Recipe, bench: Bench) -> Learned:
+    """LeMiCa's path: the least worst gap by what the picture loses, and of those the least sum."""
+    costs = _gap_costs(recipe, bench, bench.profile.sensitivity)
     count = bench.count(_setting(recipe, "share"))
-    flat = Scheduler(bench.profile.with_sensitivity(np.ones(bench.steps)))
-    return _pattern(recipe, bench, flat.computed_steps(predictor, count, SUM_OF_GAPS, rule))
+    worst = plans(costs, "max")[count].cost
+    costs[costs > worst * (1 + 1e-9)] = np.inf
+    return _pattern(recipe, bench, _planned(plans(costs), count))
 
 
-def authors(recipe: Recipe, bench: Bench) -> Made:
+def _gap_costs(recipe: Recipe, bench: Bench, sensitivity: Array) -> Array:
+    predictor = Predictor.parse((recipe.policy or {}).get("predictor", {}))
+    return gap_costs(step_errors(Replay(bench.profile), predictor), sensitivity)
+
+
+def _planned(found: Sequence[Plan], count: int) -> tuple[int, ...]:
+    """The plan with so many computed steps, or with the next number that has one."""
+    return next(plan.steps for plan in found[min(count, len(found) - 1) :] if plan.steps)
+
+
+def authors(recipe: Recipe, bench: Bench) -> Learned:
     """A schedule that the authors of X-Slim released."""
     model, mode = (str(recipe.settings.get(name)) for name in ("model", "mode"))
-    return Made(author_policy(model, mode), recipe.sampling)
+    return Learned(author_policy(model, mode), recipe.sampling)
 
 
-def authors_tuner(recipe: Recipe, bench: Bench) -> Made:
+def authors_tuner(recipe: Recipe, bench: Bench) -> Learned:
     """The offline tuner of X-Slim's authors, its threshold in means of the profiled curve."""
     curve = [float(v) for v in bench.profile.curve]
     letters = tune_offline(curve, threshold_of(curve, "mean") * _setting(recipe, "means", 1.0))
     if not recipe.settings.get("refreshes", True):
         letters = letters.replace("B", "F").replace("T", "F")
-    return Made(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
+    return Learned(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
 
 
-def smooth(recipe: Recipe, bench: Bench) -> Made:
+def smooth(recipe: Recipe, bench: Bench) -> Learned:
     """SmoothCache's greedy lists, one for each kind of block."""
     ahead = int(_setting(recipe, "ahead", 3))
     return _table(recipe, smooth_table(bench.blocks, bench.kinds, _setting(recipe, "alpha"), ahead))
 
 
-def bac(recipe: Recipe, bench: Bench) -> Made:
+def bac(recipe: Recipe, bench: Bench) -> Learned:
     """BAC's updates for each block, and the bubbling union."""
     count = bench.count(_setting(recipe, "share"))
     return _table(recipe, bac_table(bench.blocks, count, int(_setting(recipe, "bubbling", 3))))
 
 
-def profiled_blocks(recipe: Recipe, bench: Bench) -> Made:
+def profiled_blocks(recipe: Recipe, bench: Bench) -> Learned:
     """ProfilingDiT's lists of blocks between falling intervals."""
     slowest = _setting(recipe, "slowest") if "slowest" in recipe.settings else None
     warmup = bench.count(_setting(recipe, "warmup_share"))
@@ -212,14 +210,14 @@ def profiled_blocks(recipe: Recipe, bench: Bench) -> Made:
     return _table(recipe, profiled_table(bench.blocks, _setting(recipe, "share"), full))
 
 
-def delta_range(recipe: Recipe, bench: Bench) -> Made:
+def delta_range(recipe: Recipe, bench: Bench) -> Learned:
     """Delta-DiT's range of blocks, at the back early and at the front late."""
     full = due_steps(bench.steps, 1, _setting(recipe, "every"))
     share, turn = _setting(recipe, "share"), _setting(recipe, "turn", 0.5)
     return _table(recipe, delta_table(len(bench.kinds), bench.steps, share, full, turn))
 
 
-def static_set(recipe: Recipe, bench: Bench) -> Made:
+def static_set(recipe: Recipe, bench: Bench) -> Learned:
     """ERTACache's static set of full steps."""
     first, last = (int(_setting(recipe, name, 1)) for name in ("first", "last"))
     gram = bench.profile.gram.mean(0)
@@ -236,7 +234,8 @@ MAKERS: Mapping[str, Maker] = Registry(
             "full": full,
             "uniform": uniform,
             "fewer-steps": fewer_steps,
-            "shortest-path": shortest_path,
+            "least-sum": least_sum,
+            "least-worst": least_worst,
             "authors": authors,
             "authors-tuner": authors_tuner,
             "smooth": smooth,

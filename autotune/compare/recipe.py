@@ -37,13 +37,17 @@ class Sweep(Document):
     Attributes:
         key: dotted key of the recipe, such as `policy.controller.critical` or `settings.share`.
         values: from the best quality to the highest speed, over the published range.
+        least: points that are taken at least, for what all others are compared with.
     """
 
     key: Annotated[str, Field(min_length=1)]
     values: Annotated[tuple[Any, ...], Field(strict=False, min_length=1, max_length=1000)]
 
+    least: Annotated[int, Field(ge=1, le=1000)] = 1
+
     def points(self, count: int) -> tuple[Any, ...]:
         """Return so many values, evenly taken, first and last among them."""
+        count = max(count, self.least)
         if count >= len(self.values):
             return self.values
         last = len(self.values) - 1

@@ -26,12 +26,17 @@ Learner = Callable[[PipelineRunner, Lesson, Learned, Sequence[Case]], Learned]
 def rectify(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
     """Fit a static policy's affine corrector on uncached runs. Settings: `per_channel`.
 
-    A preset holds every number, so that a wide model gets one line for all channels.
+    Raises:
+        ConfigError: a preset, which holds every number, would get too long.
     """
     with runner.sampled(given.sampling):
         residuals = record(runner, cases)
-    fits = residuals.shape[1] * residuals.shape[3] <= MAX_LINES
-    per_channel = bool(lesson.settings.get("per_channel", False)) and fits
+    per_channel, lines = (
+        bool(lesson.settings.get("per_channel", False)),
+        residuals.shape[1] * residuals.shape[3],
+    )
+    if per_channel and lines > MAX_LINES:
+        raise ConfigError(f"{lines} lines for each step and channel; a preset holds {MAX_LINES} at most")
     corrector = fit_corrector(residuals, given.policy, per_channel)
     return replace(given, policy=given.policy.model_copy(update={"corrector": corrector}))
 

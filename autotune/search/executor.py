@@ -144,10 +144,10 @@ def _attempt(evaluator: Evaluator, task: Task) -> TaskResult:
         if broken_device(error):
             return TaskResult(task, error=text, lost=True)
         # what breaks the uncached model is the input's fault; what breaks under a policy is the policy's
-        policys = task.kind == "evaluate" and not isinstance(task.policy, Preset)
+        policys = isinstance(task.policy, Policy)
         if out_of_memory(error):
             line = f"out of memory: {_line(error)}"
-            fault = None if task.kind == "evaluate" else f"{line}; lower cases.batch, or set model.offload"
+            fault = None if task.policy is not None else f"{line}; lower cases.batch, or set model.offload"
             return TaskResult(task, error=text, fault=fault, infeasible=line)
         ours = isinstance(error, XSlimError) and (not policys or _of_the_request(error))
         return TaskResult(task, error=text, fault=str(error) if ours else None)

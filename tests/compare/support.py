@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from autotune.compare.makers import Bench, Made, make
+from autotune.compare.makers import Bench, make
 from autotune.compare.methods import load_recipes
 from autotune.compare.recipe import Recipe
+from autotune.scoring.lesson import Learned
 from tests.search.residuals import random_profile
 from xslim.policy.calibration import Calibration
 from xslim.policy.controller import FRESH, decide
@@ -47,7 +48,7 @@ def bench(seed: int = 0, steps: int = STEPS) -> Bench:
     return Bench(found, ("double",) * 3 + ("single",) * 3)
 
 
-def made(method: str, value: Any, family: str = "dit", on: Bench | None = None) -> Made:
+def made(method: str, value: Any, family: str = "dit", on: Bench | None = None) -> Learned:
     return make(recipe(method, family).at(value), on or bench())
 
 

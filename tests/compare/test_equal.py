@@ -49,8 +49,22 @@ def test_nothing_is_extrapolated() -> None:
     assert error_at(points, 0.9) == 0.001
 
 
-def test_an_exact_picture_has_a_cost() -> None:
-    assert cost_at([(0.2, 0.1), (1.0, 0.0)], 0.0) == pytest.approx(1.0)
+def test_an_exact_picture_has_a_cost_and_does_not_bend_the_curve() -> None:
+    exact, nearly = [(0.3, 0.05), (1.0, 0.0)], [(0.3, 0.05), (1.0, 1e-5)]
+    assert cost_at(exact, 0.0) == pytest.approx(1.0)
+    assert cost_at(exact, 0.02) == pytest.approx(cost_at(nearly, 0.02))
+
+
+def test_a_sweep_that_ends_is_named() -> None:
+    """At 0.3 of fewer steps everyone's cheapest row is better; ours ends at 0.1, exactly there."""
+    rows = [*ROWS, row("fewer-steps", 0.25, 0.05, 4.0, share=0.25)]
+    found = {entry["lpips"]: entry["ended"] for entry in at_equal_quality(rows, "compute_fraction")}
+    assert found == {0.001: [], 0.01: [], 0.05: [], 0.1: []}
+    short = [*ROWS, row("short", 0.5, 0.005)]
+    found = {entry["lpips"]: entry["ended"] for entry in at_equal_quality(short, "compute_fraction")}
+    assert found == {0.001: [], 0.01: ["short"], 0.1: ["short"]}
+    told = lead(at_equal_quality([*ROWS, row("short", 0.05, 0.005)], "compute_fraction"))
+    assert [entry["ended"] for entry in told["at"]] == [False, True, True]
 
 
 ROWS = [
@@ -101,5 +115,6 @@ def test_at_equal_speed() -> None:
 
 def test_hypervolume_by_hand() -> None:
     found = volumes(ROWS)
-    assert found["autotune"] == pytest.approx((1 - 0.1) * (0.3 - 0.1) + (1 - 0.2) * (0.1 - 0.01))
+    # from the LPIPS of a fifth of the steps, 0.1, which our second row does not beat
+    assert found["autotune"] == pytest.approx((1 - 0.2) * (0.1 - 0.01))
     assert set(tables(ROWS)) >= {"hypervolume", "compute_fraction_at_lpips", "latency_lead"}

@@ -68,8 +68,8 @@ def test_published_numbers() -> None:
     assert made("xslim-authors-step", "S-slow", "hunyuanvideo").policy == author_policy(
         "hunyuanvideo", "S-slow"
     )
-    magcache = made("magcache", 0.24, "hunyuanvideo").policy.controller
-    assert (magcache.warmup, magcache.max_consecutive_skips) == (10, 6)
+    magcache = made("magcache", 6, "hunyuanvideo").policy.controller
+    assert (magcache.critical, magcache.warmup, magcache.max_consecutive_skips) == (0.24, 10, 6)
 
 
 def test_fewer_steps_take_a_share() -> None:
@@ -86,6 +86,7 @@ def test_points_are_spread_over_the_range() -> None:
     assert sweep.points(4) == (0, 3, 6, 9)
     assert sweep.points(1) == (0,)
     assert sweep.points(99) == tuple(range(10))
+    assert sweep.model_copy(update={"least": 10}).points(4) == tuple(range(10))
 
 
 def test_a_family_replaces_settings_whole_and_policies_by_key() -> None:
@@ -130,7 +131,7 @@ def test_a_recipe_at_fault_is_one_line(tmp_path: Path, change: Callable[[str], s
 
 
 def test_a_maker_names_the_setting_it_lacks() -> None:
-    data = {**recipe("fora").to_data(), "make": "shortest-path", "settings": {"share": "half"}}
+    data = {**recipe("fora").to_data(), "make": "least-sum", "settings": {"share": "half"}}
     data["sweep"] = {"key": "settings.share", "values": ["half"]}
     (point,) = entrants_of(Recipe.parse(data), bench(), 1)
     assert isinstance(point, NotRun)

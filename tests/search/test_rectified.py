@@ -18,6 +18,7 @@ from autotune.search.lessons import Lessons
 from autotune.search.rectified import with_correctors
 from autotune.search.trial_row import TrialRow
 from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search
+from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 
 PATTERN = Policy.from_pattern("F.F.F.F.F.F.").to_data()
@@ -80,3 +81,16 @@ def test_a_search_certifies_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert fitted > 0
     sizes = [line for line in told if line.startswith("certifying ")]
     assert int(sizes[0].split()[1]) > fitted
+
+
+def test_a_policy_that_cannot_learn_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A learner's refusal is the policy's, and no fault of the input: the rest goes on."""
+
+    def refuse(*_: Any) -> Learned:
+        raise ConfigError("too wide", key="corrector")
+
+    monkeypatch.setattr(Teaching, "learn", refuse)
+    assert with_correctors([row(0, PATTERN)], lessons(tmp_path), lambda line: None) == [row(0, PATTERN)]
+    said = lessons(tmp_path).learn(Learned(Policy.parse(PATTERN)), "rectify", {})
+    assert isinstance(said, str)
+    assert "too wide" in said
