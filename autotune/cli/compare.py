@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,18 +39,24 @@ def compare(
     loaded = load_experiment(target, overrides or ())
     folder = RunFolder(out or Path("runs") / loaded.name)
 
-    from autotune.compare.methods import check_names, load_recipes, methods_folder
+    from autotune.compare.methods import check_names, load_recipes, methods_folders
 
-    recipes = load_recipes(methods_folder(target))
+    recipes = load_recipes(*methods_folders(target))
     check_names(recipes, loaded.compare.methods)  # unknown names are told before anything runs
     _check(loaded, target, folder, resume)
     if not (folder.path / "summary.json").exists():
         say("no finished search in the folder: it runs first")
-        status = search(
-            target, folder.path, overrides, (folder.path / "study.db").exists(), False, ray_address
-        )
-        if status == INTERRUPTED:
+        again = (folder.path / "study.db").exists()
+        with redirect_stdout(sys.stderr):  # what goes to stdout is the comparison
+            status = search(target, folder.path, overrides, again, False, ray_address)
+        if status != 0:
             return status
+    if not read_summary(folder.path)["front"]:
+        raise ConfigError(
+            "the search has found no preset that holds its bounds, so there is nothing of ours to compare; "
+            "loosen the bounds or search longer",
+            source=str(folder.path),
+        )
     return _methods(loaded, recipes, folder, _command(target, out, overrides), ray_address, as_json)
 
 

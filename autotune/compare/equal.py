@@ -13,11 +13,11 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
+from autotune.compare.methods import FEWER, OWN
 from autotune.search.pareto import front, hypervolume
 
-OWN, FEWER = "autotune", "fewer-steps"
 SPEEDS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-LEAST = 1e-5  # of an LPIPS: better is not told apart, so that an exact picture does not bend a curve
+LEAST = 1e-6  # of an LPIPS: better is not told apart, so that an exact picture does not bend a curve
 CLOSE = 0.1  # of an LPIPS, within which a curve's end still tells
 SHARES = (0.2, 0.8)  # of the steps, between which fewer steps set the LPIPS that is compared at
 

@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compare.entrants import Entrant
-from autotune.compare.peers import PeerFailedError, PeerResult, check_installed, measure_peer
+from autotune.compare.peers import (
+    PeerFailedError,
+    PeerResult,
+    check_installed,
+    installed_version,
+    measure_peer,
+)
 from autotune.compare.recipe import Peer
 from autotune.scoring.case import Case
 from autotune.scoring.entry import DamagedEntryError
@@ -68,6 +74,7 @@ class Live:
         facts = {
             **self.context,
             "peer": peer.to_data(),
+            "version": installed_version(peer),
             "cases": [asdict(case) for case in self.cases],
             "rounds": self.rounds,
             "pictures": self.pictures,

@@ -10,32 +10,33 @@ from xslim.errors import ConfigError
 from xslim.policy.document import suggest
 
 OWN = "autotune"  # the method of our tuned presets; no recipe
+FEWER = "fewer-steps"
 FOLDER = Path("experiments/methods")
 
 
-def methods_folder(experiment: Path) -> Path:
-    """Where the recipes are: in `methods` beside the experiment's file, else in `experiments/methods`.
+def methods_folders(experiment: Path) -> list[Path]:
+    """Where the recipes are: `experiments/methods`, and `methods` beside the experiment's file.
 
     Raises:
         ConfigError: neither is there.
     """
-    for folder in (experiment.parent / "methods", FOLDER):
-        if folder.is_dir():
-            return folder
-    raise ConfigError(
-        f"no folder of recipes: neither {experiment.parent / 'methods'} nor {FOLDER} is there; copy "
-        "`experiments/methods` of the repository beside the experiment"
-    )
+    found = [folder for folder in (FOLDER, experiment.parent / "methods") if folder.is_dir()]
+    if not found:
+        raise ConfigError(
+            f"no folder of recipes: neither {FOLDER} nor {experiment.parent / 'methods'} is there; copy "
+            "`experiments/methods` of the repository beside the experiment"
+        )
+    return found
 
 
-def load_recipes(folder: Path) -> dict[str, Recipe]:
-    """Read all recipes of a folder: method -> recipe, in the order of their names.
+def load_recipes(*folders: Path) -> dict[str, Recipe]:
+    """Read all recipes of some folders: method -> recipe; of two of the same name the last folder's counts.
 
     Raises:
         ConfigError: a file is at fault, or its name is not its method's.
     """
     found = {}
-    for path in sorted(folder.glob("*.yaml")):
+    for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
         recipe = Recipe.load(path)
         if recipe.method != path.stem:
             raise ConfigError(
@@ -76,5 +77,7 @@ def choose(known: Mapping[str, Recipe], names: Sequence[str] | None, family: str
                 f"got {name!r}, which is for {', '.join(recipe.families)}; the model is a {family}",
                 key="compare.methods",
             )
-    chosen = [known[name] for name in dict.fromkeys(["fewer-steps", *wanted]) if name in known]
+    if FEWER not in known:
+        raise ConfigError(f"no recipe {FEWER!r}, which all is compared with; copy it from the repository")
+    chosen = [known[name] for name in dict.fromkeys([FEWER, *wanted])]
     return [r.of_family(family) for r in chosen if not r.families or family in r.families]

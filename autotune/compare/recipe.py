@@ -97,6 +97,8 @@ class Recipe(Document):
     def _check(self) -> Self:
         for value in self.sweep.values:
             self.at(value)
+        for family in self.by_family:
+            self.of_family(family)
         return self
 
     def at(self, value: Any) -> Recipe:
@@ -114,7 +116,9 @@ class Recipe(Document):
                 raise ConfigError(f"got {self.sweep.key!r}, which the recipe does not have", key="sweep.key")
             at[name] = dict(child)
             at = at[name]
-        if at.get(last) == value and len(self.sweep.values) == 1:
+        if last not in at:
+            raise ConfigError(f"got {self.sweep.key!r}, which the recipe does not have", key="sweep.key")
+        if at[last] == value and len(self.sweep.values) == 1:
             return self
         at[last] = value
         return Recipe.parse(data)

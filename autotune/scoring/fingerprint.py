@@ -80,6 +80,17 @@ def code_versions() -> dict[str, str]:
     return found
 
 
+@cache
+def code_sha256() -> str:
+    """Hash all code that a measurement runs: the runtime's and the scoring's."""
+    digest = sha256()
+    for package in (xslim, autotune.scoring):
+        root = Path(str(package.__file__)).parent
+        for file in sorted(root.rglob("*.py")):
+            digest.update(f"{file.relative_to(root).as_posix()}\n".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
 def numerics(device: torch.device) -> dict[str, str]:
     """What decides how kernels round: the device, its settings and, on a CPU, the number of threads."""
     found = {"device": device_name(device), "matmul": torch.get_float32_matmul_precision()}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from autotune.scoring.case import Case, cases_sha256
-from autotune.scoring.fingerprint import code_versions, folder_sha256, model_sha256
+from autotune.scoring.fingerprint import code_sha256, code_versions, folder_sha256, model_sha256
 from autotune.scoring.latency import speedup_ci95
 from autotune.scoring.measurement import Measurement
 from autotune.scoring.metrics import METRICS
@@ -127,7 +127,7 @@ def measuring_context(experiment: Experiment) -> dict[str, Any]:
         "batch": experiment.cases.batch,
         "metrics": experiment.metrics.to_data(),
         "versions": {name: metric.version for name, metric in METRICS.items()},
-        "code": code_versions(),
+        "code": {**code_versions(), "all": code_sha256()},
     }
 
 

@@ -14,6 +14,7 @@ from autotune.scoring.lesson import Learned, Lesson
 from autotune.scoring.sampling import sampling_of
 from autotune.search.dispatch import Dispatcher, last_line
 from autotune.search.executor import TaskResult
+from autotune.search.files import write_text
 from xslim.policy.policy import Policy
 
 
@@ -55,9 +56,8 @@ class Lessons:
         value = results[0][1].value
         if not isinstance(value, Learned):
             return last_line(results[0][1].error)
-        path.parent.mkdir(parents=True, exist_ok=True)
         data = {"policy": value.policy.to_data(), "sampling": value.sampling.to_data()}
-        path.write_text(json.dumps(data))
+        write_text(path, json.dumps(data))
         return value
 
     def _path(self, given: Learned, name: str, settings: Mapping[str, Any]) -> Path:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from autotune.search.experiment import Experiment
+from autotune.search.files import write_text
 from autotune.search.manifest import Manifest
 from autotune.search.trial_row import TrialRow
 from xslim.errors import ConfigError
@@ -180,16 +181,7 @@ class RunFolder:
     def write(self, name: str, text: str) -> Path:
         """Write a file whole or not at all."""
         target = self.path / name
-        part = target.with_name(f".{target.name}.part")
-        try:
-            with part.open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, target)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        write_text(target, text)
         return target
 
     def append(self, row: TrialRow) -> None:

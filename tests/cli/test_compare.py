@@ -80,12 +80,12 @@ def test_input_at_fault_is_one_line(files: Path, words: tuple[str, ...], says: s
 
 
 def test_a_folder_without_recipes_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from autotune.compare.methods import methods_folder
+    from autotune.compare.methods import methods_folders
     from xslim.errors import ConfigError
 
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="no folder of recipes"):
-        methods_folder(tmp_path / "experiment.yaml")
+        methods_folders(tmp_path / "experiment.yaml")
 
 
 def test_one_folder_alone_cannot_be_compared(tmp_path: Path) -> None:

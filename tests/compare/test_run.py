@@ -99,7 +99,7 @@ def test_our_presets_fewer_steps_and_the_methods_are_rows(found: dict[str, Any],
     front = json.loads((searched / "summary.json").read_text())["front"]
     assert methods[: len(front)] == ["autotune"] * len(front)
     assert {m: methods.count(m) for m in ("fewer-steps", "fora", "taylorseer", "dpcache")} == {
-        "fewer-steps": 3,
+        "fewer-steps": 10,
         "fora": 3,
         "taylorseer": 3,
         "dpcache": 3,

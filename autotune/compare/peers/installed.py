@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from autotune.compare.recipe import Peer
@@ -24,6 +25,14 @@ LIBRARIES = {
     "cache-dit": ("cache_dit", ("DBCacheConfig", "DBPruneConfig")),
 }
 INSTALL = "pip install 'xslim-autotune[compare]'"
+
+
+def installed_version(peer: Peer) -> str:
+    """Version of the peer's library; `none` where it is not installed."""
+    try:
+        return version(LIBRARIES[peer.library][0])
+    except PackageNotFoundError:
+        return "none"
 
 
 def check_installed(peer: Peer) -> None:
