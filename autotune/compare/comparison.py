@@ -50,6 +50,7 @@ class Comparison:
     rows: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[dict[str, Any]] = field(default_factory=list)
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
+    _learning: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._floors = uncached_floors(self.baseline, self.scorer)
@@ -88,6 +89,10 @@ class Comparison:
         spent["points"] += 1
         spent["images"] += len(measured.quality.cases)
         spent["wall_s"] += measured.quality.wall_s
+
+    def spend(self, method: str, seconds: float) -> None:
+        """Note what a method's learning took."""
+        self._learning[method] = seconds
 
     def leave_out(self, point: NotRun) -> None:
         """Note a point that cannot be measured."""
@@ -129,6 +134,8 @@ class Comparison:
     def _budgets(self) -> dict[str, Any]:
         """What each method was given: its sweep here; for our presets the search before it, too."""
         found: dict[str, Any] = {method: dict(spent) for method, spent in self._costs.items()}
+        for method, seconds in self._learning.items():
+            found.setdefault(method, {})["learning_s"] = seconds
         if self.summary:
             trials = self.summary["trials"]
             search = {

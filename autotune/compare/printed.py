@@ -109,4 +109,6 @@ def _budgets(data: Mapping[str, Any]) -> Iterator[str]:
     for method, spent in data["budgets"].items():
         search = spent.get("search")
         more = "" if search is None else f", search: {search['trials']} trials, {search['images']} pictures"
+        if "learning_s" in spent:
+            more += f", {spent['learning_s']:.0f} s of learning"
         yield f"  {method:30} {spent.get('points', 0):>3} points, {spent.get('images', 0):>5} pictures{more}"

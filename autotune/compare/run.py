@@ -172,7 +172,10 @@ class CompareRun:
             points = [point for point in made if isinstance(point, Entrant)]
             if recipe.learn:
                 self.tell(f"{recipe.method}: learning")
+            before = lessons.spent_s
             learned = learned_entrants(recipe, points, lessons)
+            if recipe.learn:
+                comparison.spend(recipe.method, lessons.spent_s - before)
             found += [point for point in learned if isinstance(point, Entrant)]
             for point in (*made, *learned):
                 if isinstance(point, NotRun):

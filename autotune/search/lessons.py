@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -28,6 +29,7 @@ class Lessons:
         cases: search cases: nothing is learned from held-out ones.
         context: what all measurements of this run have in common.
         stop: whether to end early.
+        spent_s: seconds that all lessons took, kept ones when they were learned.
     """
 
     dispatcher: Dispatcher
@@ -35,6 +37,7 @@ class Lessons:
     cases: tuple[Case, ...]
     context: Mapping[str, Any]
     stop: Callable[[], bool]
+    spent_s: float = 0.0
 
     def learn(self, given: Learned, name: str, settings: Mapping[str, Any]) -> Learned | str:
         """Return the policy after the lesson, or why it cannot be learned.
@@ -45,8 +48,9 @@ class Lessons:
         path = self._path(given, name, settings)
         if path.exists():
             data = json.loads(path.read_text())
+            self.spent_s += data["seconds"]
             return Learned(Policy.parse(data["policy"]), sampling_of(data["sampling"]))
-        lesson = Lesson(name, settings, str(path.parent.resolve()))
+        lesson, started = Lesson(name, settings, str(path.parent.resolve())), time.monotonic()
         self.dispatcher.submit(
             "learn", self.cases, policy=given.policy, sampling=given.sampling, lesson=lesson
         )
@@ -56,7 +60,9 @@ class Lessons:
         value = results[0][1].value
         if not isinstance(value, Learned):
             return last_line(results[0][1].error)
-        data = {"policy": value.policy.to_data(), "sampling": value.sampling.to_data()}
+        seconds = time.monotonic() - started
+        self.spent_s += seconds
+        data = {"policy": value.policy.to_data(), "sampling": value.sampling.to_data(), "seconds": seconds}
         write_text(path, json.dumps(data))
         return value
 
