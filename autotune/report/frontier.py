@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from autotune.compare.document import Row
+from autotune.compare.equal import OWN
 from autotune.report import words
-from autotune.report.comparison import OURS, Row
 from autotune.report.sources import Member, Search
 from autotune.search.trial_row import TrialRow
 from xslim.errors import XSlimError
@@ -42,7 +43,7 @@ def methods_of(search: Search) -> list[str]:
     if search.comparison is None:
         return []
     found = list(dict.fromkeys(row.method for row in search.comparison.rows))
-    return sorted(found, key=lambda method: (method != OURS, found.index(method)))
+    return sorted(found, key=lambda method: (method != OWN, found.index(method)))
 
 
 def _trials(search: Search) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def _of_method(row: Row, files: Mapping[str, str]) -> dict[str, Any]:
     lines = [row.id, words.settings(row.config), words.shortened(row.actions, 60), *row.notes]
     point = _point(row.scalars, row.intervals, lines)
     name = files.get((row.preset or "").rpartition("/")[2])
-    return point if name is None or row.method != OURS else {**point, "pick": name}
+    return point if name is None or row.method != OWN else {**point, "pick": name}
 
 
 def _group(name: str, kind: str, points: list[dict[str, Any]]) -> dict[str, Any]:

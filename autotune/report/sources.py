@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autotune.report.comparison import Comparison, read_comparison
+from autotune.compare.document import ComparisonDocument, read_document
 from autotune.scoring.profile import Profile
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.objective import HYPERVOLUME_REFERENCE, METRIC_NAMES, violations
@@ -67,9 +67,9 @@ class Search:
     going: str = ""
 
     @cached_property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> ComparisonDocument | None:
         """The comparison with other methods, where one was made."""
-        return read_comparison(self.folder)
+        return read_document(self.folder)
 
     @cached_property
     def experiment(self) -> Experiment | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autotune.compare.document import ComparisonDocument
 from autotune.report import words
-from autotune.report.comparison import Comparison
 from autotune.report.sources import Member, Search
 
 MAX_TRIALS = 1000  # rows of the table; the rest is in results.jsonl
@@ -58,7 +58,7 @@ def front_table(search: Search) -> Table:
     )
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: ComparisonDocument) -> Table:
     """Every method at every point that was run."""
     names = _qualities(row.scalars for row in comparison.rows)
     titles = _titles(names, comparison.nets)
@@ -84,7 +84,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table("methods", "Methods; 95 % intervals in brackets", tuple(columns), tuple(rows))
 
 
-def left_out_table(comparison: Comparison) -> Table:
+def left_out_table(comparison: ComparisonDocument) -> Table:
     """What was not run, and why."""
     rows = [
         (_text(one.method), _text(words.settings(one.config)), _text(one.reason))

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from autotune.compare.comparison import read_comparison
 from autotune.report.figures import write_figures
 from autotune.report.history import history
 from autotune.report.importance import importances
@@ -20,7 +21,7 @@ from autotune.report.strips import strips
 from autotune.report.timeline import timelines
 from autotune.report.words import column_title, metric_title, number, settings
 from tests.report.conftest import read
-from tests.report.made import HOSTILE, write_comparison
+from tests.report.made import HOSTILE, comparison, write_comparison
 from xslim.errors import ConfigError
 from xslim.policy.policy import DualThreshold
 
@@ -172,17 +173,27 @@ def test_without_trials_there_is_nothing_to_report(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "unreadable; run `autotune compare` again"),
+        ("{", "unreadable; delete it and run `autotune compare` again"),
         ("[]", "schema_version: got None, allowed is 1"),
-        ('{"schema_version": 2}', "schema_version: got 2, allowed is 1"),
-        ('{"schema_version": 1, "experiment": "x", "rows": [{}]}', "rows.0.id"),
+        (
+            '{"schema_version": 2}',
+            "schema_version: got 2, allowed is 1; update autotune, or delete it",
+        ),
+        ('{"schema_version": 1, "experiment": "x", "num_steps": 0}', "num_steps"),
+        (json.dumps({**comparison(), "rows": [{}]}), "rows.0.id"),
+        (json.dumps({**comparison(), "tables": {"hypervolume": []}}), "tables.hypervolume"),
     ],
 )
 def test_a_comparison_at_fault_is_one_line(text: str, said: str, folder: Path) -> None:
     (folder / "comparison.json").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(said)) as error:
         page(read(folder))
-    assert str(folder / "comparison.json") in str(error.value)
+    line = str(error.value)
+    assert line.startswith(str(folder / "comparison.json"))
+    assert line.endswith("delete it and run `autotune compare` again")
+    with pytest.raises(ConfigError) as resumed:
+        read_comparison(folder)
+    assert str(resumed.value) == line
 
 
 def test_strips_are_matched_in_speed_and_scaled_alike(folder: Path) -> None:
@@ -297,7 +308,9 @@ def test_an_untimed_comparison_is_drawn_by_compute(folder: Path) -> None:
     search = read(folder)
     assert "speedup" not in Found(page(search)).data["frontier"]["groups"][2]["points"][0]["values"]
     assert len(write_figures(search)) == 2
-    assert "compute 0.450" in strips(search).strips[-1].lines[1].about
+    assert [strip.lines[1].about.split(",")[0] for strip in strips(search).strips] == [
+        "compute 0.450", "compute 0.300", "compute 0.200"
+    ]  # fmt: skip
 
 
 def test_numbers_and_names() -> None:
