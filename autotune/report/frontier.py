@@ -49,14 +49,22 @@ def methods_of(search: Search) -> list[str]:
 def _trials(search: Search) -> dict[str, Any]:
     rows = [row for row in search.rows if row.duplicate_of is None]
     shown = rows[-MAX_TRIALS:]
-    presets = {member.trial: member.name for member in search.members if member.file}
     points = []
     for row in shown:
-        name = presets.get(row.trial)  # lies under its preset where search and held-out cases agree
+        name = _exported(search, row)  # lies under its preset where search and held-out cases agree
         title = f"trial {row.trial}" + (f", exported as {name}" if name else "")
         point = _point(row.scalars, {}, [title, *_of_row(row)])
         points.append({**point, "pick": name} if name else point)
     return _group(f"{len(shown)} trials, search cases", "trials", points)
+
+
+def _exported(search: Search, row: TrialRow) -> str:
+    """Preset of a trial, with the policy that it tried: one with a corrector was not drawn by the trial."""
+    for member in search.members:
+        preset = member.preset
+        if member.trial == row.trial and preset is not None and preset.policy.to_data() == row.policy:
+            return member.name
+    return ""
 
 
 def _presets(search: Search) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from autotune.cli.show import print_summary
 from autotune.compare.comparison import read_comparison
 from autotune.report.figures import write_figures
 from autotune.report.history import history
@@ -98,6 +100,72 @@ def test_the_frontier_has_trials_presets_and_methods(folder: Path) -> None:
     assert preset["pick"] == "front-00"
     assert preset["ci"]["psnr"] == member["holdout"]["psnr"]["ci95"]
     assert preset["values"]["lpips"] == member["holdout"]["lpips"]["value"]
+
+
+def test_equal_quality_speed_volumes_leads_and_budgets_are_shown(folder: Path) -> None:
+    lead = {"at": [{}, {}], "reached": 1, "median_over_best": 1.5, "least_over_best": 1.25}
+    entry = {"lpips": 0.0123, "share": 0.5, "new": 1, "cost": {"fewer-steps": 0.5, "autotune": 0.4}}
+    tables = {
+        "hypervolume": {"fewer-steps": 0.31, "autotune": 0.42},
+        "compute_fraction_at_lpips": [{**entry, "cost": {**entry["cost"], "dpcache": None}}],
+        "compute_fraction_lead": {**lead, "median_over_fewer_steps": 1.75},
+        "latency_at_lpips": [entry],
+        "latency_lead": {**lead, "median_over_best": None},
+        "lpips_at_speedup": [{"speedup": 2.0, "lpips": {"fewer-steps": 0.02, "autotune": 0.017}}],
+        "unknown": {},
+    }
+    write_comparison(folder, tables=tables)
+    found = Found(page(read(folder)))
+    ids = [a["id"] for a in found.all("table") if "id" in a]
+    wanted = [
+        "equal-compute",
+        "equal-latency",
+        "equal-speed",
+        "hypervolume",
+        "methods",
+        "left-out",
+        "budgets",
+    ]
+    assert [i.removeprefix("table-") for i in ids if i and i.removeprefix("table-") in wanted] == wanted
+    assert "method 0.0123 (6 of 12 steps) autotune 0.400 Fewer steps 0.500" in found.text
+    assert "autotune 2.50x Fewer steps 2.00x" in found.text  # one over 0.4 and 0.5
+    assert "autotune 0.017 Fewer steps 0.02" in found.text
+    assert "autotune 0.42 Fewer steps 0.31" in found.text
+    assert (
+        "autotune: 1.50x less compute than the best other method (median over 1 of 2 LPIPS, least 1.25x), "
+        "1.75x less than fewer-steps."
+    ) in found.text
+    assert "less time" not in found.text
+    assert "autotune 3 100 5.0 14 900 61.5 TeaCache 3 12 2.5" in found.text
+    assert "Worst of the comparison's cases of each row of ours" in found.text
+    assert "autotune-4.5 lpips_digits" in found.text
+
+
+def test_two_presets_of_one_trial_are_told_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `search.rectify` a second preset of the same trial has another policy and other values."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    tier, chosen = next(iter(summary["tiers"].items()))
+    other = json.loads(json.dumps(next(m for m in summary["front"] if m["trial"] == chosen["trial"])))
+    name = Path(other["preset"]).stem
+    data = yaml.safe_load((folder / other["preset"]).read_text())
+    data["policy"]["predictor"] = {"kind": "foca"}
+    (folder / "presets" / "front-90.yaml").write_text(yaml.safe_dump(data))
+    other["preset"], other["speedup"] = "presets/front-90.yaml", other["speedup"] + 0.5
+    other["holdout"]["lpips"]["value"] *= 2
+    summary["front"] = [*summary["front"], other]
+    path.write_text(json.dumps(summary))
+    search = read(folder)
+    tiers = {member.name: member.tiers for member in search.members}
+    assert tier in tiers[name]
+    assert tiers["front-90"] == ()
+    points = Found(page(search)).data["frontier"]["groups"][0]["points"]
+    (trial,) = [p for p in points if p["lines"][0].startswith(f"trial {chosen['trial']},")]
+    assert trial["pick"] == name, "the preset with the trial's own policy"
+    print_summary(summary, folder)
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "front-" in line}
+    assert tier in lines[name]
+    assert tier not in lines["front-90"]
 
 
 def test_nothing_is_fetched(folder: Path) -> None:
