@@ -14,6 +14,7 @@ import typer
 
 from autotune.cli.common import Json
 from autotune.cli.unfinished import Unfinished, unfinished
+from autotune.report.members import with_tiers
 from autotune.report.words import column_title, describe
 from autotune.scoring.sampling import REFERENCE, preset_sampling
 from autotune.search.status import FILE as STATUS
@@ -115,21 +116,12 @@ def print_summary(summary: Mapping[str, Any], folder: Path, notes: bool = True) 
     columns = [column_title(name, nets) for name in shown]
     for column in ("preset", "tier", "speedup (95 %)", "compute", *columns):
         table.add_column(column, justify="left" if column in ("preset", "tier") else "right", no_wrap=True)
-    names = {tier: member["preset"] for tier, member in summary["tiers"].items()}
-    listed = list(summary["front"])
-    on_front = {member["trial"]: member["preset"] for member in listed}
-    for tier, member in summary["tiers"].items():
-        if member["trial"] in on_front:
-            names[tier] = on_front[member["trial"]]
-        else:
-            listed.append(member)
-    for member in sorted(listed, key=lambda m: -m["speedup"]):
+    for member, tiers in with_tiers(summary):
         held = member["holdout"]
         low, high = held["speedup"]["ci95"]
-        tiers = ", ".join(tier for tier, preset in names.items() if preset == member["preset"])
         table.add_row(
             member["preset"].removeprefix("presets/").removesuffix(".yaml"),
-            tiers,
+            ", ".join(tiers),
             f"{member['speedup']:.2f}x ({low:.2f}-{high:.2f})",
             f"{member['compute_fraction']:.3f}",
             *(form.format(held[name]["value"]) for name, form in shown.items()),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autotune.compare.document import VERSION, read_data
 from autotune.compare.entrants import Entrant, NotRun
 from autotune.compare.equal import tables
 from autotune.compare.methods import OWN
@@ -21,8 +21,6 @@ from autotune.search.numbers import rounded
 from autotune.search.objective import METRIC_OF
 from autotune.search.scorer import Scorer
 
-SCHEMA_VERSION = 1
-FILE = "comparison.json"
 NO_METRICS = ("speedup", "latency", "compute_fraction", "memory")
 
 
@@ -104,7 +102,7 @@ class Comparison:
         scalars = self.scorer.scalars(self.baseline)
         latency = self.baseline.latency
         return {
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": VERSION,
             "experiment": self.experiment.name,
             "model": self.experiment.model.path,
             "num_steps": self.experiment.model.num_steps,
@@ -148,9 +146,9 @@ class Comparison:
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:
-    """Return the content of a folder's `comparison.json`, None when there is none."""
-    path = folder / FILE
-    if not path.exists():
-        return None
-    data: dict[str, Any] = json.loads(path.read_text())
-    return data
+    """Return the content of a folder's `comparison.json`, None when there is none.
+
+    Raises:
+        ConfigError: it is unreadable, of another version, or a value is at fault.
+    """
+    return read_data(folder)

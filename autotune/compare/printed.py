@@ -47,7 +47,7 @@ def lines(data: Mapping[str, Any]) -> Iterator[str]:
         at_speed = [(f"{e['speedup']:g}x", e["lpips"]) for e in data["tables"]["lpips_at_speedup"]]
         yield from _table(names, at_speed, "{:.4g}")
     yield ""
-    yield from _leads(data)
+    yield from leads(data["tables"])
     yield from _budgets(data)
     for point in data["not_run"]:
         yield f"not run: {point['method']} {_config(point['config'])}: {point['reason']}"
@@ -91,16 +91,24 @@ def _table(
         yield f"  {name:30} " + " ".join(f"{'-' if c is None else form.format(c):>18}" for c in cells)
 
 
-def _leads(data: Mapping[str, Any]) -> Iterator[str]:
+def leads(tables: Mapping[str, Any]) -> Iterator[str]:
+    """How far our presets are ahead, a sentence for compute and one for time; none where nothing is known.
+
+    Args:
+        tables: of `comparison.json`.
+    """
     for cost, what in (("compute_fraction", "compute"), ("latency", "time")):
-        lead = data["tables"][f"{cost}_lead"]
-        if lead["median_over_best"] is None:
-            continue
-        yield (
-            f"{OWN}: {lead['median_over_best']:.2f}x less {what} than the best other method (median over "
-            f"{lead['reached']} of {len(lead['at'])} LPIPS, least {lead['least_over_best']:.2f}x), "
-            f"{lead['median_over_fewer_steps']:.2f}x less than {FEWER}"
+        lead = tables[f"{cost}_lead"]
+        best, least, fewer = (
+            lead.get(key) for key in ("median_over_best", "least_over_best", "median_over_fewer_steps")
         )
+        if best is None or least is None:
+            continue
+        line = (
+            f"{OWN}: {best:.2f}x less {what} than the best other method (median over "
+            f"{lead['reached']} of {len(lead['at'])} LPIPS, least {least:.2f}x)"
+        )
+        yield line if fewer is None else f"{line}, {fewer:.2f}x less than {FEWER}"
 
 
 def _budgets(data: Mapping[str, Any]) -> Iterator[str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autotune.compare.comparison import FILE, Comparison
+from autotune.compare.comparison import Comparison
+from autotune.compare.document import FILE
 from autotune.compare.entrants import Entrant, NotRun, entrants_of, learned_entrants, own_entrants
 from autotune.compare.live import Live
 from autotune.compare.makers import Bench

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from autotune.compare.document import ComparisonDocument, Row
+from autotune.compare.equal import OWN
 from autotune.report import words
-from autotune.report.comparison import OURS, Comparison, Row
 from autotune.report.frontier import LOGARITHMIC, methods_of
 from autotune.report.sources import Search
 from autotune.search.pareto import front
 from autotune.search.plot import ACCENT, bars, pareto_png
 
-COLOURS = (ACCENT, "#c2410c", "#1f5fa8", "#8e3b8e", "#946200", "#0e7490", "#be123c", "#525b66")
+COLOWN = (ACCENT, "#c2410c", "#1f5fa8", "#8e3b8e", "#946200", "#0e7490", "#be123c", "#525b66")
 MARKERS = "osD^vPX*<>ph"
 
 
@@ -25,7 +26,7 @@ def write_figures(search: Search) -> list[Path]:
     return found
 
 
-def comparison_png(path: Path, comparison: Comparison, methods: list[str]) -> Path:
+def comparison_png(path: Path, comparison: ComparisonDocument, methods: list[str]) -> Path:
     """Draw speed, or where not all was timed compute, against LPIPS or the first quality that all have.
 
     Lines go through the rows of a method that none of its own beats.
@@ -47,7 +48,7 @@ def comparison_png(path: Path, comparison: Comparison, methods: list[str]) -> Pa
     figure, axes = pyplot.subplots(figsize=(12, 6.5), dpi=110)
     for place, method in enumerate(methods):
         own = sorted((row for row in rows if row.method == method), key=lambda row: row.scalars[x])
-        ours, colour = method == OURS, COLOURS[place % len(COLOURS)]
+        ours, colour = method == OWN, COLOWN[place % len(COLOWN)]
         best = [own[i] for i in front([[_less(row, x), _less(row, y)] for row in own])]
         axes.plot(
             [row.scalars[x] for row in best],

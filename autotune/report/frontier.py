@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from autotune.compare.document import Row
+from autotune.compare.equal import OWN
 from autotune.report import words
-from autotune.report.comparison import OURS, Row
 from autotune.report.sources import Member, Search
 from autotune.search.trial_row import TrialRow
 from xslim.errors import XSlimError
@@ -42,20 +43,28 @@ def methods_of(search: Search) -> list[str]:
     if search.comparison is None:
         return []
     found = list(dict.fromkeys(row.method for row in search.comparison.rows))
-    return sorted(found, key=lambda method: (method != OURS, found.index(method)))
+    return sorted(found, key=lambda method: (method != OWN, found.index(method)))
 
 
 def _trials(search: Search) -> dict[str, Any]:
     rows = [row for row in search.rows if row.duplicate_of is None]
     shown = rows[-MAX_TRIALS:]
-    presets = {member.trial: member.name for member in search.members if member.file}
     points = []
     for row in shown:
-        name = presets.get(row.trial)  # lies under its preset where search and held-out cases agree
+        name = _exported(search, row)  # lies under its preset where search and held-out cases agree
         title = f"trial {row.trial}" + (f", exported as {name}" if name else "")
         point = _point(row.scalars, {}, [title, *_of_row(row)])
         points.append({**point, "pick": name} if name else point)
     return _group(f"{len(shown)} trials, search cases", "trials", points)
+
+
+def _exported(search: Search, row: TrialRow) -> str:
+    """Preset of a trial, with the policy that it tried: one with a corrector was not drawn by the trial."""
+    for member in search.members:
+        preset = member.preset
+        if member.trial == row.trial and preset is not None and preset.policy.to_data() == row.policy:
+            return member.name
+    return ""
 
 
 def _presets(search: Search) -> dict[str, Any]:
@@ -82,7 +91,7 @@ def _of_method(row: Row, files: Mapping[str, str]) -> dict[str, Any]:
     lines = [row.id, words.settings(row.config), words.shortened(row.actions, 60), *row.notes]
     point = _point(row.scalars, row.intervals, lines)
     name = files.get((row.preset or "").rpartition("/")[2])
-    return point if name is None or row.method != OURS else {**point, "pick": name}
+    return point if name is None or row.method != OWN else {**point, "pick": name}
 
 
 def _group(name: str, kind: str, points: list[dict[str, Any]]) -> dict[str, Any]:

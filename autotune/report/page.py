@@ -7,8 +7,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from autotune.compare.document import ComparisonDocument
+from autotune.compare.printed import leads
 from autotune.report import provenance, tables
-from autotune.report.frontier import frontier
+from autotune.report.equal_tables import budgets_table, equal_tables
+from autotune.report.frontier import frontier, methods_of
 from autotune.report.history import history
 from autotune.report.importance import MIN_TRIALS, importances
 from autotune.report.sources import Member, Search
@@ -53,6 +56,7 @@ def page(search: Search) -> str:
 def _content(search: Search) -> dict[str, Any]:
     compared = search.comparison
     return {
+        **({} if compared is None else _compared(search, compared)),
         "name": search.name,
         "partial": search.summary is None,
         "going": search.going,
@@ -65,8 +69,6 @@ def _content(search: Search) -> dict[str, Any]:
         "front": tables.front_table(search),
         "worst": tables.worst_table(search),
         "trials": tables.trials_table(search),
-        "methods": None if compared is None else tables.comparison_table(compared),
-        "left_out": None if compared is None or not compared.not_run else tables.left_out_table(compared),
         "strips": strips(search),
         "timelines": timelines(search),
         "actions": ACTIONS,
@@ -74,6 +76,19 @@ def _content(search: Search) -> dict[str, Any]:
         "min_trials": MIN_TRIALS,
         "facts": provenance.facts(search),
         "commands": provenance.commands(search),
+    }
+
+
+def _compared(search: Search, compared: ComparisonDocument) -> dict[str, Any]:
+    """What is shown of a comparison."""
+    order = methods_of(search)
+    return {
+        "methods": tables.comparison_table(compared),
+        "left_out": tables.left_out_table(compared) if compared.not_run else None,
+        "equal": equal_tables(compared, order),
+        "leads": list(leads(compared.tables.to_data())),
+        "budgets": budgets_table(compared, order),
+        "compared_worst": tables.compared_worst_table(compared),
     }
 
 

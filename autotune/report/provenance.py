@@ -51,9 +51,8 @@ def facts(search: Search) -> Facts:
         pass  # another version's
     compared = search.comparison
     if compared is not None:
-        cases = ", ".join(f"{key} {words.plain(value)}" for key, value in compared.cases.items())
+        cases = ", ".join(f"{key} {words.plain(value)}" for key, value in compared.cases.to_data().items())
         found += [("comparison's device", compared.device), ("comparison's cases", cases)]
-        found += [(f"budget of {name}", words.settings(budget)) for name, budget in compared.budgets.items()]
     return [(term, text) for term, text in found if text]
 
 

@@ -8,7 +8,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autotune.report.comparison import Comparison, read_comparison
+from autotune.compare.document import ComparisonDocument, read_document
+from autotune.report.members import with_tiers
 from autotune.scoring.profile import Profile
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.objective import HYPERVOLUME_REFERENCE, METRIC_NAMES, violations
@@ -67,9 +68,9 @@ class Search:
     going: str = ""
 
     @cached_property
-    def comparison(self) -> Comparison | None:
+    def comparison(self) -> ComparisonDocument | None:
         """The comparison with other methods, where one was made."""
-        return read_comparison(self.folder)
+        return read_document(self.folder)
 
     @cached_property
     def experiment(self) -> Experiment | None:
@@ -167,15 +168,8 @@ def _running_front(search: Search) -> Iterator[Member]:
 
 
 def _certified(search: Search, summary: Mapping[str, Any]) -> Iterator[Member]:
-    names = {member["trial"]: member["preset"] for member in summary["front"]}
-    listed = list(summary["front"])
-    for member in summary["tiers"].values():
-        if member["trial"] not in names:
-            names[member["trial"]] = member["preset"]
-            listed.append(member)
-    for member in sorted(listed, key=lambda m: -m["speedup"]):
-        tiers = [tier for tier, other in summary["tiers"].items() if other["trial"] == member["trial"]]
-        yield _member(search, member, tuple(tiers))
+    for member, tiers in with_tiers(summary):
+        yield _member(search, member, tiers)
 
 
 def _member(search: Search, data: Mapping[str, Any], tiers: tuple[str, ...]) -> Member:

@@ -6,7 +6,7 @@ import base64
 import io
 import json
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from autotune.compare.document import Row
+from autotune.compare.equal import OWN
+from autotune.compare.pictures import matched
 from autotune.report import words
-from autotune.report.comparison import FEWER_STEPS, OURS, Row
 from autotune.report.sources import Search
 
 Pixels = NDArray[np.uint8]
 FOLDER, REFERENCE, CASES = "pictures", "reference", "cases.json"
-SPEEDS, SHOWN_CASES, SHOWN_FRAMES, OTHERS = 3, 4, 8, 2
-MATCHED = 1.3  # speeds that differ by less are compared
+SHOWN_CASES, SHOWN_FRAMES, SHOWN_PRESETS = 4, 8, 5
 MAX_SIDE = 192  # pixels of an embedded picture
 GAINS = (32, 16, 8, 4, 2, 1)
 BRIGHT = 99.5  # percentile of the differences that the gain keeps inside the scale
@@ -33,20 +34,14 @@ class Drawn:
 
     Attributes:
         id: of the row.
-        method: whose it is.
         title: as shown.
-        cost: speedup, or where nothing was timed the compute fraction.
         about: costs and qualities in words.
-        lpips: for choosing among others; infinite where it was not measured.
         images: [cases, frames, height, width, channels].
     """
 
     id: str
-    method: str
     title: str
-    cost: float
     about: str
-    lpips: float
     images: Pixels
 
 
@@ -100,69 +95,55 @@ class Strips:
 
 def strips(search: Search) -> Strips:
     """Draw the strips from what `autotune compare`, or else the search, has kept."""
-    places = [search.folder / "comparison" / FOLDER, search.folder / FOLDER]
-    for place, compared in zip(places, (True, False), strict=True):
-        reference = _images(place / f"{REFERENCE}.npz")
-        if reference is None or (compared and search.comparison is None):
-            continue
-        drawn = _of_rows(search, place) if compared else _of_members(search, place)
-        drawn = [one for one in drawn if one.images.shape == reference.shape]
+    compared, alone = search.folder / "comparison" / FOLDER, search.folder / FOLDER
+    reference = _images(compared / f"{REFERENCE}.npz")
+    if reference is not None and search.comparison is not None:
+        groups = _matched(search.comparison.rows, compared, reference)
+        if groups:
+            return _strips(groups, reference, _cases(compared))
+    reference = _images(alone / f"{REFERENCE}.npz")
+    drawn = [] if reference is None else _of_members(search, alone, reference)
+    if reference is None or not drawn:
+        return Strips()
+    return _strips([("the presets of this search", drawn)], reference, _cases(alone))
+
+
+def _matched(rows: Sequence[Row], place: Path, reference: Pixels) -> list[tuple[str, list[Drawn]]]:
+    """Methods at matched speeds, as they were drawn; rows without pictures are left out."""
+    groups = []
+    for strip in matched(rows):
+        found = [(row, _drawn(row.id, _title(row), row.scalars, place, reference)) for row in strip.rows]
+        drawn = [one for _, one in found if one is not None]
+        ours = [f"{row.id} ({one.about})" for row, one in found if one is not None and row.method == OWN]
         if drawn:
-            groups = _matched(drawn) if compared else [("the presets of this search", drawn[: OTHERS + 3])]
-            return _strips(groups, reference, _cases(place))
-    return Strips()
+            speed = ours[0] if ours else words.number("speedup", strip.speed)
+            groups.append((f"about as fast as {speed}" if ours else f"at about {speed}", drawn))
+    return groups
 
 
-def _of_rows(search: Search, place: Path) -> list[Drawn]:
-    rows = () if search.comparison is None else search.comparison.rows
-    timed = all(row.speedup is not None for row in rows)
-    found = []
-    for row in rows:
-        images = _images(place / f"{Path(row.id).name}.npz")
-        if images is not None:
-            cost = row.speedup if timed and row.speedup is not None else row.compute_fraction
-            lpips = row.scalars.get("lpips", float("inf"))
-            found.append(Drawn(row.id, row.method, _title(row), cost, _about(row.scalars), lpips, images))
-    return found
+def _of_members(search: Search, place: Path, reference: Pixels) -> list[Drawn]:
+    found = (_drawn(one.name, one.name, one.scalars, place, reference) for one in search.members)
+    return [one for one in found if one is not None][:SHOWN_PRESETS]
+
+
+def _drawn(
+    id_: str, title: str, scalars: Mapping[str, float], place: Path, reference: Pixels
+) -> Drawn | None:
+    """What was drawn; None where it cannot be read, or has another size than the uncached pictures."""
+    images = _images(place / f"{Path(id_).name}.npz")
+    if images is None or images.shape != reference.shape:
+        return None
+    return Drawn(id_, title, _about(scalars), images)
 
 
 def _title(row: Row) -> str:
     return f"{row.title} ({words.settings(row.config)})" if row.config else row.title
 
 
-def _of_members(search: Search, place: Path) -> list[Drawn]:
-    found = []
-    for member in search.members:
-        images = _images(place / f"{member.name}.npz")
-        if images is not None:
-            cost, lpips = member.scalars["compute_fraction"], member.scalars.get("lpips", float("inf"))
-            about = _about(member.scalars)
-            found.append(Drawn(member.name, OURS, member.name, cost, about, lpips, images))
-    return found
-
-
-def _about(scalars: Any) -> str:
+def _about(scalars: Mapping[str, float]) -> str:
     shown = [name for name in ("speedup", "compute_fraction", "lpips", "psnr") if name in scalars]
     names = {"speedup": "", "compute_fraction": "compute "}
     return ", ".join(f"{names.get(n, f'{n.upper()} ')}{words.number(n, scalars[n])}" for n in shown)
-
-
-def _matched(drawn: Sequence[Drawn]) -> list[tuple[str, list[Drawn]]]:
-    """For a few speeds of ours: ours, fewer steps, and the best of the others that are about as fast."""
-    ours = sorted((one for one in drawn if one.method == OURS), key=lambda one: one.cost) or list(drawn)
-    chosen = {round(i * (len(ours) - 1) / max(1, SPEEDS - 1)) for i in range(SPEEDS)}
-    groups = []
-    for target in (ours[i] for i in sorted(chosen)):
-        near = {}
-        for one in sorted(drawn, key=lambda one: abs(np.log(one.cost / target.cost)), reverse=True):
-            if max(one.cost / target.cost, target.cost / one.cost) <= MATCHED:
-                near[one.method] = one  # the nearest comes last
-        near[target.method] = target
-        others = [one for method, one in near.items() if method not in (OURS, FEWER_STEPS)]
-        lines = [near[name] for name in (FEWER_STEPS, OURS) if name in near]
-        lines += [one for one in sorted(others, key=lambda one: one.lpips)[:OTHERS] if one not in lines]
-        groups.append((f"about as fast as {target.id} ({target.about})", lines))
-    return groups
 
 
 def _strips(groups: Sequence[tuple[str, list[Drawn]]], reference: Pixels, cases: Sequence[str]) -> Strips:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from autotune.compare.document import ComparisonDocument, Worst
+from autotune.compare.equal import OWN
 from autotune.report import words
-from autotune.report.comparison import Comparison
 from autotune.report.sources import Member, Search
 
+WORST = (("preset", False), ("metric", False), ("worst value", True), ("prompt", False), ("seed", True))
 MAX_TRIALS = 1000  # rows of the table; the rest is in results.jsonl
 
 
@@ -29,6 +31,9 @@ class Cell:
     code: bool = False
 
 
+Column = tuple[str, bool]  # title, and whether it holds numbers
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """A sortable table.
@@ -42,7 +47,7 @@ class Table:
 
     id: str
     caption: str
-    columns: tuple[tuple[str, bool], ...]
+    columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
 
 
@@ -58,7 +63,7 @@ def front_table(search: Search) -> Table:
     )
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: ComparisonDocument) -> Table:
     """Every method at every point that was run."""
     names = _qualities(row.scalars for row in comparison.rows)
     titles = _titles(names, comparison.nets)
@@ -84,7 +89,7 @@ def comparison_table(comparison: Comparison) -> Table:
     return Table("methods", "Methods; 95 % intervals in brackets", tuple(columns), tuple(rows))
 
 
-def left_out_table(comparison: Comparison) -> Table:
+def left_out_table(comparison: ComparisonDocument) -> Table:
     """What was not run, and why."""
     rows = [
         (_text(one.method), _text(words.settings(one.config)), _text(one.reason))
@@ -97,18 +102,34 @@ def left_out_table(comparison: Comparison) -> Table:
 def worst_table(search: Search) -> Table:
     """The worst held-out case of every preset and metric."""
     rows = [
-        (
-            _text(member.name),
-            _text(words.metric_title(name, search.nets)),
-            Cell(words.number(name, worst["value"]), float(worst["value"])),
-            _text(str(worst["prompt"])),
-            Cell(str(worst["seed"]), float(worst["seed"])),
-        )
+        _worst(member.name, name, Worst.parse(worst), search.nets)
         for member in search.members
         for name, worst in member.worst.items()
     ]
-    columns = (("preset", False), ("metric", False), ("worst value", True), ("prompt", False), ("seed", True))
-    return Table("worst", "Worst held-out case of each preset by each metric", columns, tuple(rows))
+    caption = "Worst held-out case of each preset by each metric"
+    return Table("worst", caption, WORST, tuple(rows))
+
+
+def compared_worst_table(comparison: ComparisonDocument) -> Table:
+    """The worst of the comparison's cases, of each row of ours and each metric."""
+    rows = [
+        _worst(row.id, name, worst, comparison.nets)
+        for row in comparison.rows
+        if row.method == OWN
+        for name, worst in row.worst.items()
+    ]
+    caption = "Worst of the comparison's cases of each row of ours by each metric"
+    return Table("compared-worst", caption, WORST, tuple(rows))
+
+
+def _worst(point: str, name: str, worst: Worst, nets: Mapping[str, str]) -> tuple[Cell, ...]:
+    return (
+        _text(point),
+        _text(words.metric_title(name, nets)),
+        Cell(words.number(name, worst.value), worst.value),
+        _text(str(worst.prompt)),
+        Cell(str(worst.seed), float(worst.seed)),
+    )
 
 
 def trials_table(search: Search) -> Table:

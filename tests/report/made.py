@@ -44,12 +44,21 @@ def comparison(**changes: Any) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "experiment": "formula",
+        "num_steps": 12,
         "partial": False,
         "device": "a device",
         "command": "autotune compare runs/formula",
         "nets": {"lpips": "lpips_digits"},
         "cases": {"quality": 4, "timed": 2, "seed": 1, "sha256": "ab" * 32},
-        "budgets": {"autotune": {"points": 3, "images": 100, "wall_s": 5.0, "trials": 14}},
+        "budgets": {
+            "autotune": {
+                "points": 3,
+                "images": 100,
+                "wall_s": 5.0,
+                "search": {"trials": 14, "images": 900, "wall_s": 61.5},
+            },
+            "teacache": {"points": 3, "images": 12, "wall_s": 2.5},
+        },
         "baseline": {"latency_s": 1.0, "metrics": {"fid": 19.0}},
         "rows": [row(method, speed) for method in METHODS for speed in SPEEDS],
         "not_run": [{"method": "cache-dit-dbcache", "config": {}, "reason": "needs cache-dit"}],

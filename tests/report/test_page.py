@@ -11,7 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
+from autotune.cli.show import print_summary
+from autotune.compare.comparison import read_comparison
 from autotune.report.figures import write_figures
 from autotune.report.history import history
 from autotune.report.importance import importances
@@ -20,7 +23,7 @@ from autotune.report.strips import strips
 from autotune.report.timeline import timelines
 from autotune.report.words import column_title, metric_title, number, settings
 from tests.report.conftest import read
-from tests.report.made import HOSTILE, write_comparison
+from tests.report.made import HOSTILE, comparison, write_comparison
 from xslim.errors import ConfigError
 from xslim.policy.policy import DualThreshold
 
@@ -99,6 +102,72 @@ def test_the_frontier_has_trials_presets_and_methods(folder: Path) -> None:
     assert preset["values"]["lpips"] == member["holdout"]["lpips"]["value"]
 
 
+def test_equal_quality_speed_volumes_leads_and_budgets_are_shown(folder: Path) -> None:
+    lead = {"at": [{}, {}], "reached": 1, "median_over_best": 1.5, "least_over_best": 1.25}
+    entry = {"lpips": 0.0123, "share": 0.5, "new": 1, "cost": {"fewer-steps": 0.5, "autotune": 0.4}}
+    tables = {
+        "hypervolume": {"fewer-steps": 0.31, "autotune": 0.42},
+        "compute_fraction_at_lpips": [{**entry, "cost": {**entry["cost"], "dpcache": None}}],
+        "compute_fraction_lead": {**lead, "median_over_fewer_steps": 1.75},
+        "latency_at_lpips": [entry],
+        "latency_lead": {**lead, "median_over_best": None},
+        "lpips_at_speedup": [{"speedup": 2.0, "lpips": {"fewer-steps": 0.02, "autotune": 0.017}}],
+        "unknown": {},
+    }
+    write_comparison(folder, tables=tables)
+    found = Found(page(read(folder)))
+    ids = [a["id"] for a in found.all("table") if "id" in a]
+    wanted = [
+        "equal-compute",
+        "equal-latency",
+        "equal-speed",
+        "hypervolume",
+        "methods",
+        "left-out",
+        "budgets",
+    ]
+    assert [i.removeprefix("table-") for i in ids if i and i.removeprefix("table-") in wanted] == wanted
+    assert "method 0.0123 (6 of 12 steps) autotune 0.400 Fewer steps 0.500" in found.text
+    assert "autotune 2.50x Fewer steps 2.00x" in found.text  # one over 0.4 and 0.5
+    assert "autotune 0.017 Fewer steps 0.02" in found.text
+    assert "autotune 0.42 Fewer steps 0.31" in found.text
+    assert (
+        "autotune: 1.50x less compute than the best other method (median over 1 of 2 LPIPS, least 1.25x), "
+        "1.75x less than fewer-steps."
+    ) in found.text
+    assert "less time" not in found.text
+    assert "autotune 3 100 5.0 14 900 61.5 TeaCache 3 12 2.5" in found.text
+    assert "Worst of the comparison's cases of each row of ours" in found.text
+    assert "autotune-4.5 lpips_digits" in found.text
+
+
+def test_two_presets_of_one_trial_are_told_apart(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With `search.rectify` a second preset of the same trial has another policy and other values."""
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text())
+    tier, chosen = next(iter(summary["tiers"].items()))
+    other = json.loads(json.dumps(next(m for m in summary["front"] if m["trial"] == chosen["trial"])))
+    name = Path(other["preset"]).stem
+    data = yaml.safe_load((folder / other["preset"]).read_text())
+    data["policy"]["predictor"] = {"kind": "foca"}
+    (folder / "presets" / "front-90.yaml").write_text(yaml.safe_dump(data))
+    other["preset"], other["speedup"] = "presets/front-90.yaml", other["speedup"] + 0.5
+    other["holdout"]["lpips"]["value"] *= 2
+    summary["front"] = [*summary["front"], other]
+    path.write_text(json.dumps(summary))
+    search = read(folder)
+    tiers = {member.name: member.tiers for member in search.members}
+    assert tier in tiers[name]
+    assert tiers["front-90"] == ()
+    points = Found(page(search)).data["frontier"]["groups"][0]["points"]
+    (trial,) = [p for p in points if p["lines"][0].startswith(f"trial {chosen['trial']},")]
+    assert trial["pick"] == name, "the preset with the trial's own policy"
+    print_summary(summary, folder)
+    lines = {line.split()[1]: line for line in capsys.readouterr().out.splitlines() if "front-" in line}
+    assert tier in lines[name]
+    assert tier not in lines["front-90"]
+
+
 def test_nothing_is_fetched(folder: Path) -> None:
     write_comparison(folder)
     text = page(read(folder))
@@ -172,17 +241,27 @@ def test_without_trials_there_is_nothing_to_report(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("{", "unreadable; run `autotune compare` again"),
+        ("{", "unreadable; delete it and run `autotune compare` again"),
         ("[]", "schema_version: got None, allowed is 1"),
-        ('{"schema_version": 2}', "schema_version: got 2, allowed is 1"),
-        ('{"schema_version": 1, "experiment": "x", "rows": [{}]}', "rows.0.id"),
+        (
+            '{"schema_version": 2}',
+            "schema_version: got 2, allowed is 1; update autotune, or delete it",
+        ),
+        ('{"schema_version": 1, "experiment": "x", "num_steps": 0}', "num_steps"),
+        (json.dumps({**comparison(), "rows": [{}]}), "rows.0.id"),
+        (json.dumps({**comparison(), "tables": {"hypervolume": []}}), "tables.hypervolume"),
     ],
 )
 def test_a_comparison_at_fault_is_one_line(text: str, said: str, folder: Path) -> None:
     (folder / "comparison.json").write_text(text)
     with pytest.raises(ConfigError, match=re.escape(said)) as error:
         page(read(folder))
-    assert str(folder / "comparison.json") in str(error.value)
+    line = str(error.value)
+    assert line.startswith(str(folder / "comparison.json"))
+    assert line.endswith("delete it and run `autotune compare` again")
+    with pytest.raises(ConfigError) as resumed:
+        read_comparison(folder)
+    assert str(resumed.value) == line
 
 
 def test_strips_are_matched_in_speed_and_scaled_alike(folder: Path) -> None:
@@ -297,7 +376,9 @@ def test_an_untimed_comparison_is_drawn_by_compute(folder: Path) -> None:
     search = read(folder)
     assert "speedup" not in Found(page(search)).data["frontier"]["groups"][2]["points"][0]["values"]
     assert len(write_figures(search)) == 2
-    assert "compute 0.450" in strips(search).strips[-1].lines[1].about
+    assert [strip.lines[1].about.split(",")[0] for strip in strips(search).strips] == [
+        "compute 0.450", "compute 0.300", "compute 0.200"
+    ]  # fmt: skip
 
 
 def test_numbers_and_names() -> None:
