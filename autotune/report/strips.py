@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.compare.document import Row
-from autotune.compare.equal import OWN
+from autotune.compare.methods import OWN
 from autotune.compare.pictures import matched
 from autotune.report import words
 from autotune.report.sources import Search
