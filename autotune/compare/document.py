@@ -94,11 +94,12 @@ class Searched(Part):
 
 
 class Budget(Part):
-    """What a method was given: the points of its sweep, and for our presets the search before it."""
+    """What a method was given: the points of its sweep and its learning; for our presets the search, too."""
 
     points: Count = 0
     images: Count = 0
     wall_s: Number = 0.0
+    learning_s: Known = None
     search: Searched | None = None
 
 

@@ -42,6 +42,7 @@ def budgets_table(comparison: ComparisonDocument, methods: Sequence[str]) -> Tab
         ("points", True),
         ("pictures", True),
         ("time (s)", True),
+        ("learning (s)", True),
         ("search: trials", True),
         ("search: pictures", True),
         ("search: time (s)", True),
@@ -51,7 +52,7 @@ def budgets_table(comparison: ComparisonDocument, methods: Sequence[str]) -> Tab
         spent = comparison.budgets[method]
         search = spent.search
         before = (None, None, None) if search is None else (search.trials, search.images, search.wall_s)
-        numbers = (spent.points, spent.images, spent.wall_s, *before)
+        numbers = (spent.points, spent.images, spent.wall_s, spent.learning_s, *before)
         cells = (Cell("" if n is None else _count(n), n) for n in numbers)
         title = titles.get(method, method)
         rows.append((Cell(title, title), *cells))
