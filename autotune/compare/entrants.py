@@ -66,7 +66,7 @@ def own_entrants(folder: RunFolder, files: Sequence[str]) -> list[Entrant]:
     for file in files:
         preset = load_preset(str(folder.path / file))
         sampling = preset_sampling(preset)
-        config = {"preset": Path(file).stem, **sampling.to_data()}
+        config = {"preset": Path(file).stem, **_told(sampling)}
         named = Entrant(Path(file).stem, OWN, "X-Slim, tuned", "this project", config, preset=file)
         found.append(replace(named, policy=preset.policy, sampling=sampling))
     return found
@@ -86,9 +86,15 @@ def entrants_of(recipe: Recipe, bench: Bench, points: int) -> list[Entrant | Not
         except ConfigError as error:
             found.append(NotRun(point.method, point.config, str(error)))
             continue
-        config = {**point.config, **made.sampling.to_data()}
+        config = {**point.config, **_told(made.sampling)}
         found.append(replace(named, policy=made.policy, sampling=made.sampling, config=config))
     return found
+
+
+def _told(sampling: Sampling) -> dict[str, Any]:
+    """How a point is sampled, for its configuration."""
+    data = sampling.to_data()
+    return data if sampling.scheduler is None else {**data, "scheduler": str(sampling.scheduler)}
 
 
 def learned_entrants(recipe: Recipe, entrants: Sequence[Entrant], lessons: Lessons) -> list[Entrant | NotRun]:
