@@ -232,13 +232,13 @@ class CompareRun:
         cases: tuple[Case, ...],
     ) -> None:
         """Keep pictures of the rows that the report shows."""
-        few = cases[: self.experiment.compare.pictures]
-        if not few:
+        count = self.experiment.compare.pictures
+        if not count:
             return
         wanted = shown_rows(comparison.rows)
-        self.tell(f"drawing {len(few)} cases under {len(wanted)} policies for the report")
+        self.tell(f"drawing {count} cases under {len(wanted)} policies for the report")
         drawn = {e.id: Learned(e.policy, e.sampling) for e in entrants if e.id in wanted and e.policy}
-        keep_pictures(dispatcher, self._own / "pictures", drawn, few)
+        keep_pictures(dispatcher, self._own / "pictures", drawn, cases[: self.experiment.cases.batch], count)
 
     @property
     def _own(self) -> Path:

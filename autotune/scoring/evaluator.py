@@ -75,7 +75,7 @@ class Evaluator(Protocol):
         ...
 
     def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
-        """Draw cases under a policy, or uncached."""
+        """Draw cases under a policy; without one the uncached references."""
         ...
 
     def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
@@ -176,15 +176,17 @@ class PipelineEvaluator:
         return probe(self._runner, cases, self._store.outputs(cases), step)
 
     def draw(self, policy: Policy | Preset | None, cases: Sequence[Case], sampling: Sampling) -> Pictures:
-        """Draw cases under a policy, or uncached."""
+        """Draw cases under a policy; uncached they are the references."""
         drawn = []
         for batch in self._runner.batches(cases):
-            with self._runner.sampled(sampling):
-                if policy is None:
-                    drawn.append(as_pictures(self._runner.draw(batch).images))
-                    continue
-                with PolicyCache(policy).applied(self._runner, batch, timed=False) as applied:
-                    drawn.append(as_pictures(applied.runner.draw(batch).images))
+            if policy is None:
+                drawn.append(as_pictures(self._store.outputs(batch).images))
+                continue
+            with (
+                self._runner.sampled(sampling),
+                PolicyCache(policy).applied(self._runner, batch, timed=False) as applied,
+            ):
+                drawn.append(as_pictures(applied.runner.draw(batch).images))
         return np.concatenate(drawn)
 
     def learn(self, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:

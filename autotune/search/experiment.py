@@ -119,7 +119,7 @@ class Compare(Document):
         cases: held-out cases that quality is measured on.
         rounds: A B B A rounds of timing, each on a batch of the cases; 0 for none.
         seed: draws other cases than the search's; None takes the one after `cases.seed`.
-        pictures: cases that are kept as pictures for the report.
+        pictures: cases that are kept as pictures for the report, of one batch at most.
         peer_seconds: that a setting of another library may take.
     """
 

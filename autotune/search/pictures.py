@@ -22,7 +22,11 @@ REFERENCE_NAME = "reference"
 
 
 def keep_pictures(
-    dispatcher: Dispatcher, folder: Path, drawn: Mapping[str, Learned], cases: Sequence[Case]
+    dispatcher: Dispatcher,
+    folder: Path,
+    drawn: Mapping[str, Learned],
+    batch: Sequence[Case],
+    count: int,
 ) -> None:
     """Draw cases uncached and under some policies, and write what is not there yet.
 
@@ -30,21 +34,23 @@ def keep_pictures(
         dispatcher: where it runs.
         folder: of the pictures.
         drawn: name of the file -> policy and sampling.
-        cases: a few.
+        batch: one batch of cases, whose references are there.
+        count: of its cases that are kept.
     """
+    cases = batch[:count]
     wanted: dict[str, Learned | None] = {REFERENCE_NAME: None, **drawn}
     keys = {name: _key(given, cases) for name, given in wanted.items()}
     for name, given in wanted.items():
         if _kept(folder / f"{name}.npz") == keys[name]:
             continue
         if given is None:
-            dispatcher.submit("draw", cases, name)
+            dispatcher.submit("draw", batch, name)
         else:
             dispatcher.submit("draw", cases, name, given.policy, sampling=given.sampling)
     while dispatcher.flying:
         for tag, result in dispatcher.wait():
             if isinstance(result.value, np.ndarray):
-                write_pictures(folder, str(tag), result.value, cases, keys[str(tag)])
+                write_pictures(folder, str(tag), result.value[:count], cases, keys[str(tag)])
 
 
 def write_pictures(folder: Path, name: str, images: Pictures, cases: Sequence[Case], key: str = "") -> None:

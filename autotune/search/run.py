@@ -228,15 +228,16 @@ class SearchRun:
 
     def _draw(self, dispatcher: Dispatcher, members: Sequence[Exported], holdout: tuple[Case, ...]) -> None:
         """Keep pictures of the front for the report."""
-        few = holdout[: self.experiment.compare.pictures]
-        if few and members:
+        count = self.experiment.compare.pictures
+        if count and members:
             drawn = {
                 Path(member.file).stem: Learned(
                     member.preset.policy, sampling_of(member.certified.row.sampling)
                 )
                 for member in members
             }
-            keep_pictures(dispatcher, self.folder.path / "pictures", drawn, few)
+            batch = holdout[: self.experiment.cases.batch]
+            keep_pictures(dispatcher, self.folder.path / "pictures", drawn, batch, count)
 
     def _baseline(self, dispatcher: Dispatcher, holdout: tuple[Case, ...]) -> Measurement:
         self.progress.phase("measuring the uncached model")

@@ -290,7 +290,7 @@ def test_a_scheduler_that_does_not_fit_is_refused_before_anything_starts(
     for more in ((), ("--dry-run",)):
         result = autotune("search", "experiments/dit-digits.yaml", *given, *more)
         assert result.status == 2
-        assert "request.scheduler.choices.1: got 'HeunDiscreteScheduler', which cannot" in result.one_line()
+        assert "request.scheduler.choices.0: got 'HeunDiscreteScheduler', which cannot" in result.one_line()
     assert not (tmp_path / "out").exists()
 
 

@@ -31,9 +31,10 @@ def build_scheduler(own: Any, chosen: SchedulerChoice) -> Any:
         ConfigError: as `scheduler_class`.
     """
     found = scheduler_class(type(own), chosen)
-    settings, known = dict(chosen.config), inspect.signature(found.__init__).parameters
-    taken = {key: value for key, value in own.config.items() if key in known or key.startswith("_")}
+    settings, taken = dict(chosen.config), own.config
     if type(own).__name__ == FLOW and found is not type(own):
+        known = inspect.signature(found.__init__).parameters
+        taken = {key: value for key, value in own.config.items() if key in known or key.startswith("_")}
         settings = {**OF_FLOWS[chosen.name], "flow_shift": own.config["shift"], **settings}
     try:
         return found.from_config(taken, **settings)
