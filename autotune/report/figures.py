@@ -10,7 +10,7 @@ from autotune.report import words
 from autotune.report.frontier import LOGARITHMIC, methods_of
 from autotune.report.sources import Search
 from autotune.search.pareto import front
-from autotune.search.plot import ACCENT, bars, pareto_png
+from autotune.search.plot import ACCENT, bars, finish, pareto_png
 
 COLOWN = (ACCENT, "#c2410c", "#1f5fa8", "#8e3b8e", "#946200", "#0e7490", "#be123c", "#525b66")
 MARKERS = "osD^vPX*<>ph"
@@ -77,14 +77,8 @@ def comparison_png(path: Path, comparison: ComparisonDocument, methods: list[str
     axes.set_xlabel(words.TITLES[x])
     axes.set_ylabel(f"{words.metric_title(y, comparison.nets)}, {better} is better")
     axes.set_title(comparison.experiment + (" (partial)" if comparison.partial else ""))
-    axes.grid(alpha=0.25, zorder=0)
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path)
-    pyplot.close(figure)
-    return path
+    return finish(path, figure, axes)
 
 
 def _less(row: Row, name: str) -> float:

@@ -63,8 +63,15 @@ def pareto_png(path: Path, summary: Mapping[str, Any], rows: Sequence[TrialRow])
     axes.set_xlabel("measured speedup of the denoising loop, paired (x)")
     axes.set_ylabel("PSNR to the uncached picture, 5th percentile (dB)")
     axes.set_title(f"{summary['experiment']}: {summary['trials']['complete']} trials")
-    axes.grid(alpha=0.25, zorder=0)
     axes.legend(frameon=False)
+    return finish(path, figure, axes)
+
+
+def finish(path: Path, figure: Any, axes: Any) -> Path:
+    """Give a plot the looks of all, and write it."""
+    from matplotlib import pyplot
+
+    axes.grid(alpha=0.25, zorder=0)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.tight_layout()

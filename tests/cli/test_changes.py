@@ -46,7 +46,8 @@ def searches(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture
 def pair(searches: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Path]:
     """Copies of both, to be edited."""
-    return tuple(shutil.copytree(folder, tmp_path / folder.name) for folder in searches)  # type: ignore[return-value]
+    first, second = (shutil.copytree(folder, tmp_path / folder.name) for folder in searches)
+    return first, second
 
 
 @pytest.fixture

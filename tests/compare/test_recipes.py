@@ -92,7 +92,10 @@ def test_points_are_spread_over_the_range() -> None:
 def test_a_family_replaces_settings_whole_and_policies_by_key() -> None:
     authors = recipe("xslim-authors", "dit")
     assert authors.settings == {"means": 1.0}
-    assert recipe("magcache", "hunyuanvideo").policy["indicator"] == {"signals": {"gamma": 1.0}}  # type: ignore[index]
+    policy = recipe("magcache", "hunyuanvideo").policy
+    assert policy is not None
+    assert policy["controller"]["warmup"] == 10
+    assert policy["indicator"] == {"signals": {"gamma": 1.0}}
 
 
 def test_a_method_for_other_families_is_left_out_or_refused() -> None:

@@ -15,6 +15,7 @@ from autotune.scoring.pipeline import PipelineRunner
 from tests.scoring import families
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
+from xslim.policy.prediction import Affine
 
 CASES = (Case("one", 1), Case("two", 2))
 STEPS = families.STEPS
@@ -40,9 +41,10 @@ def flux(load: Callable[[str], PipelineRunner]) -> PipelineRunner:
 def test_a_line_for_each_step_or_each_channel(flux: PipelineRunner) -> None:
     one = learned(flux, Lesson("rectify")).policy.corrector
     many = learned(flux, Lesson("rectify", {"per_channel": True})).policy.corrector
-    assert one is not None
-    assert many is not None
-    assert (one.channels, many.channels is None) == (None, False)  # type: ignore[union-attr]
+    assert isinstance(one, Affine)
+    assert one.channels is None
+    assert isinstance(many, Affine)
+    assert many.channels is not None
 
 
 def test_weights_of_the_network_go_to_the_folder(flux: PipelineRunner, tmp_path: Path) -> None:
