@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from autotune.compare.entrants import Entrant
 from autotune.compare.peers import (
     PeerFailedError,
+    PeerRequest,
     PeerResult,
     check_installed,
     installed_version,
@@ -33,6 +34,8 @@ class Live:
         folder: where results are kept.
         context: what all measurements of this run have in common.
         cases: held-out ones.
+        calibration: a batch of the search's cases.
+        floor: the A/A floor of the run.
         rounds: of timing.
         seconds: that one may take.
         pictures: how many are kept.
@@ -43,10 +46,13 @@ class Live:
     folder: Path
     context: Mapping[str, Any]
     cases: tuple[Case, ...]
+    calibration: tuple[Case, ...]
+    floor: float | None
     rounds: int
     seconds: float
     pictures: int
     stop: Callable[[], bool]
+    _uncached: dict[int, list[float]] = field(default_factory=dict)
 
     def measured(self, entrants: Sequence[Entrant]) -> Iterator[tuple[Entrant, PeerResult | str]]:
         """Measure each one; yield its result, or why there is none."""
@@ -60,12 +66,24 @@ class Live:
         path = self._path(peer)
         kept = _kept(path)
         if kept is not None:
+            self._uncached.update(kept.uncached)
             return kept
+        request = PeerRequest(
+            self.spec,
+            peer,
+            self.cases,
+            self.rounds,
+            self.pictures,
+            self.calibration,
+            self.floor,
+            self._uncached,
+        )
         try:
             check_installed(peer)
-            found = measure_peer(self.spec, peer, self.cases, self.rounds, self.seconds, self.pictures)
+            found = measure_peer(request, self.seconds)
         except (PeerFailedError, ConfigError) as error:
             return str(error)
+        self._uncached.update(found.uncached)
         path.parent.mkdir(parents=True, exist_ok=True)
         found.write(path)
         return found
@@ -76,6 +94,7 @@ class Live:
             "peer": peer.to_data(),
             "version": installed_version(peer),
             "cases": [asdict(case) for case in self.cases],
+            "calibration": [asdict(case) for case in self.calibration],
             "rounds": self.rounds,
             "pictures": self.pictures,
         }

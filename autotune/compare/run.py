@@ -110,11 +110,14 @@ class CompareRun:
     def _peers(self, comparison: Comparison, entrants: Sequence[Entrant], stopped: threading.Event) -> None:
         """Other libraries' caches."""
         settings, folder = self.experiment.compare, self._own / "pictures"
+        latency = comparison.baseline.latency
         peers = Live(
             self.spec,
             self._own / "peers",
             measuring_context(self.experiment),
             comparison.cases,
+            self._cases()[0][: self.experiment.cases.batch],
+            None if latency is None else latency.floor,
             settings.rounds,
             settings.peer_seconds,
             settings.pictures,

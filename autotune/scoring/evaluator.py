@@ -152,12 +152,16 @@ class PipelineEvaluator:
         timed_traces: frozenset[str] = frozenset(),
         sampling: Sampling = REFERENCE,
         seen: Callable[[Drawn], None] | None = None,
+        floor: float | None = None,
     ) -> Measurement:
-        """Measure any cache as `evaluate` does a policy; `seen` gets what each batch draws."""
+        """Measure any cache as `evaluate` does a policy.
+
+        `seen` gets what each batch draws; `floor` is the A/A floor where it is known, else it is measured.
+        """
         quality, sampled = self._quality(cache, cases, sampling, seen)
         latency = None
         if timing_rounds and quality.trace_sha256 not in timed_traces:
-            floor = self._floor.value(cases)
+            floor = self._floor.value(cases) if floor is None else floor
             latency = paired(self._runner, cases, cache, timing_rounds, floor, sampling)
         return Measurement(quality, latency, self._environment(), sampled)
 

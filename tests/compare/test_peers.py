@@ -16,6 +16,7 @@ import xslim
 from autotune.compare.peers import NEVER_REUSED, PeerFailedError, PeerResult, check_installed, measure_peer
 from autotune.compare.peers import installed as installed_module
 from autotune.compare.peers import process as process_module
+from autotune.compare.peers import worker as worker_module
 from autotune.compare.peers.counting import counted, letters, tensor_bytes
 from autotune.compare.peers.diffusers_hooks import DiffusersHooks
 from autotune.compare.peers.installed import LIBRARIES
@@ -88,6 +89,37 @@ def test_a_cache_is_measured_as_a_policy_is(flux: EvaluatorSpec, evaluator: Pipe
     assert found.images is not None
     assert (found.images.shape, found.images.dtype) == ((3, 8, 12, 3), np.uint8)
     assert found.notes == ()
+
+
+def test_what_is_known_of_the_machine_and_the_model_is_not_measured_again(
+    flux: EvaluatorSpec, evaluator: PipelineEvaluator
+) -> None:
+    counted = measure(asked(flux, first_block(0.0)), evaluator)
+    known = {size: [2 * macs for macs in calls] for size, calls in counted.uncached.items()}
+    request = replace(asked(flux, first_block(0.0), rounds=1), floor=0.25, uncached=known)
+    found = measure(request, evaluator)
+    assert found.measurement.latency is not None
+    assert found.measurement.latency.floor == 0.25
+    assert found.measurement.quality.compute_fraction == 0.5 * counted.measurement.quality.compute_fraction
+    assert found.uncached == known
+
+
+def test_a_library_calibrates_itself_on_cases_that_are_not_measured(
+    flux: EvaluatorSpec, evaluator: PipelineEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = RECIPES["diffusers-magcache"].of_family("flux").peer
+    assert peer is not None
+    seen = []
+
+    def prepared(peer: Peer, runner: PipelineRunner, batch: tuple[Case, ...]) -> DiffusersHooks:
+        seen.append(batch)
+        return DiffusersHooks(peer, runner, batch)
+
+    monkeypatch.setattr(worker_module, "library_of", prepared)
+    others = tuple(replace(case, seed=case.seed + 100) for case in FLUX_CASES[:2])
+    measure(replace(asked(flux, peer), calibration=others), evaluator)
+    measure(asked(flux, peer), evaluator)
+    assert seen == [others, FLUX_CASES[:2]]
 
 
 def test_a_cache_that_computes_everything_says_so(flux: EvaluatorSpec, evaluator: PipelineEvaluator) -> None:
@@ -202,7 +234,7 @@ def test_an_unknown_configuration_names_the_nearest() -> None:
 
 def test_a_process_measures_the_same(flux: EvaluatorSpec, evaluator: PipelineEvaluator) -> None:
     here = measure(asked(flux, first_block(1.0), pictures=1), evaluator)
-    found = measure_peer(flux, first_block(1.0), FLUX_CASES, 0, 100, pictures=1)
+    found = measure_peer(asked(flux, first_block(1.0), pictures=1), 100)
     quality = found.measurement.quality
     assert replace(quality, wall_s=0.0, rows={}, features={}) == replace(
         here.measurement.quality, wall_s=0.0, rows={}, features={}
@@ -214,19 +246,24 @@ def test_a_process_measures_the_same(flux: EvaluatorSpec, evaluator: PipelineEva
 
 def test_a_process_that_takes_too_long_is_ended(flux: EvaluatorSpec) -> None:
     with pytest.raises(PeerFailedError, match=r"^ended after 0\.2 s; give it more time or fewer cases$"):
-        measure_peer(flux, first_block(1.0), FLUX_CASES, 0, 0.2)
+        measure_peer(asked(flux, first_block(1.0)), 0.2)
 
 
 def test_a_crash_is_its_last_line(flux: EvaluatorSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "WORKER", "autotune.no_such_worker")
     with pytest.raises(PeerFailedError, match=r"No module named autotune\.no_such_worker$"):
-        measure_peer(flux, first_block(1.0), FLUX_CASES, 0, 30)
+        measure_peer(asked(flux, first_block(1.0)), 30)
 
 
 def test_a_request_survives_json(flux: EvaluatorSpec) -> None:
     nets = MetricsSpec(lpips=NetSpec("digits", "here", "ab"))
     model = replace(flux.model, memory=Memory(vae_tiling=True), component_dtypes={"vae": "float32"})
-    request = asked(replace(flux, model=model, metrics=nets, threads=3), first_block(0.2), 2, 5)
+    request = replace(
+        asked(replace(flux, model=model, metrics=nets, threads=3), first_block(0.2), 2, 5),
+        calibration=FLUX_CASES[:1],
+        floor=0.03,
+        uncached={2: [1.0, 2.0]},
+    )
     assert PeerRequest.of(request.to_json()) == request
 
 
@@ -262,7 +299,7 @@ def test_every_cache_of_cache_dit_runs(name: str, flux: EvaluatorSpec) -> None:
     model = replace(flux.model, num_steps=16)
     few = {"Fn_compute_blocks": 1, "max_warmup_steps": 2}
     peer = peer.model_copy(update={"arguments": {**peer.arguments, **few}})
-    found = measure_peer(replace(flux, model=model), peer, FLUX_CASES[:2], 1, 100)
+    found = measure_peer(PeerRequest(replace(flux, model=model), peer, FLUX_CASES[:2], 1), 100)
     assert found.measurement.quality.compute_fraction < 1
     assert found.measurement.latency is not None
     assert "second pipeline" in found.notes[0]

@@ -52,11 +52,12 @@ class PeerCache:
     Attributes:
         peer: which it is.
         library: switches it on.
+        uncached: batch size -> MACs of the uncached calls; what is missing is counted.
     """
 
     peer: Peer
     library: Library
-    _uncached: dict[int, list[float]] = field(default_factory=dict)
+    uncached: dict[int, list[float]] = field(default_factory=dict)
 
     @property
     def filled_by(self) -> object:
@@ -79,11 +80,11 @@ class PeerCache:
 
     def _uncached_calls(self, runner: PipelineRunner, batch: Sequence[Case]) -> list[float]:
         """MACs of the uncached calls of a batch of this size."""
-        if len(batch) not in self._uncached:
+        if len(batch) not in self.uncached:
             with counted(transformers(runner.pipe)) as counts:
                 runner.draw(batch)
-            self._uncached[len(batch)] = counts.calls
-        return self._uncached[len(batch)]
+            self.uncached[len(batch)] = counts.calls
+        return self.uncached[len(batch)]
 
 
 @dataclass(frozen=True, slots=True)

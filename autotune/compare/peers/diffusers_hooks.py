@@ -50,7 +50,7 @@ class DiffusersHooks:
     @property
     def notes(self) -> tuple[str, ...]:
         """Whether it was calibrated."""
-        return () if self._ratios is None else ("ratios calibrated on the first batch of the cases",)
+        return () if self._ratios is None else ("ratios calibrated on one batch",)
 
     @contextmanager
     def enabled(self, runner: PipelineRunner) -> Iterator[Enabled]:

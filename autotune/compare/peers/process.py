@@ -12,39 +12,24 @@ from tempfile import TemporaryDirectory
 from autotune.compare.peers.failure import PeerFailedError
 from autotune.compare.peers.installed import check_installed
 from autotune.compare.peers.request import PeerRequest, PeerResult
-from autotune.compare.recipe import Peer
-from autotune.scoring.case import Case
 from autotune.scoring.entry import DamagedEntryError
-from autotune.scoring.evaluator import EvaluatorSpec
 
 WORKER = "autotune.compare.peers.worker"
 MAX_REASON = 300  # characters
 
 
-def measure_peer(
-    spec: EvaluatorSpec,
-    peer: Peer,
-    cases: tuple[Case, ...],
-    rounds: int,
-    timeout_s: float,
-    pictures: int = 0,
-) -> PeerResult:
+def measure_peer(request: PeerRequest, timeout_s: float) -> PeerResult:
     """Measure another library's cache on some cases, in a process of its own.
 
     Args:
-        spec: model, metrics and references, as of an evaluator.
-        peer: which cache.
-        cases: what is drawn; their references are drawn when they are not stored.
-        rounds: A B B A rounds; 0 times nothing.
+        request: what is measured; references of its cases are drawn when they are not stored.
         timeout_s: seconds until the process is ended.
-        pictures: how many of the first pictures to return.
 
     Raises:
         ConfigError: the library is not installed, or has no such configuration.
         PeerFailedError: it does not run on this model, broke, or took too long.
     """
-    check_installed(peer)
-    request = PeerRequest(spec, peer, cases, rounds, pictures)
+    check_installed(request.peer)
     with TemporaryDirectory(prefix="autotune-peer-") as folder:
         asked, result, told = (Path(folder) / name for name in ("request.json", "result", "stderr"))
         asked.write_text(request.to_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,10 @@ class PeerRequest:
         cases: what is drawn.
         rounds: A B B A rounds; 0 times nothing.
         pictures: how many of the first pictures are wanted.
+        calibration: a batch that no quality is measured on, for a library that calibrates itself; empty takes
+            the first batch of the cases.
+        floor: A/A floor of this machine; None measures it.
+        uncached: batch size -> MACs of the uncached transformer's calls; a size that is missing is counted.
     """
 
     spec: EvaluatorSpec
@@ -40,6 +45,9 @@ class PeerRequest:
     cases: tuple[Case, ...]
     rounds: int
     pictures: int = 0
+    calibration: tuple[Case, ...] = ()
+    floor: float | None = None
+    uncached: Mapping[int, list[float]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return text that `of` reads back."""
@@ -59,6 +67,9 @@ class PeerRequest:
             cases=tuple(Case(**case) for case in data["cases"]),
             rounds=data["rounds"],
             pictures=data["pictures"],
+            calibration=tuple(Case(**case) for case in data["calibration"]),
+            floor=data["floor"],
+            uncached=_counted(data["uncached"]),
         )
 
 
@@ -71,11 +82,13 @@ class PeerResult:
         images: the first pictures [cases, H, W, C], or clips [cases, frames, H, W, C], as uint8; None where
             none were asked for.
         notes: what has to be known of how it was measured.
+        uncached: as in a request, with what this one counted.
     """
 
     measurement: Measurement
     images: Pictures | None = None
     notes: tuple[str, ...] = field(default=())
+    uncached: Mapping[int, list[float]] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write it as an entry."""
@@ -83,7 +96,11 @@ class PeerResult:
         pictures = (
             {} if self.images is None else {"images": torch.from_numpy(np.ascontiguousarray(self.images))}
         )
-        facts = {"measurement": entry.facts, "notes": list(self.notes)}
+        facts = {
+            "measurement": entry.facts,
+            "notes": list(self.notes),
+            "uncached": {str(size): calls for size, calls in self.uncached.items()},
+        }
         write_entry(path, KEY, Entry({**entry.tensors, **pictures}, facts))
 
     @classmethod
@@ -103,7 +120,13 @@ class PeerResult:
             decode_measurement(Entry(entry.tensors, entry.facts["measurement"])),
             None if images is None else images.numpy(),
             tuple(entry.facts["notes"]),
+            _counted(entry.facts["uncached"]),
         )
+
+
+def _counted(data: Mapping[str, list[float]]) -> dict[int, list[float]]:
+    """What JSON keeps with text for keys."""
+    return {int(size): calls for size, calls in data.items()}
 
 
 def write_failure(path: Path, reason: str) -> None:

@@ -48,7 +48,7 @@ def measure(request: PeerRequest, evaluator: PipelineEvaluator | None = None) ->
         PeerFailedError: it does not run on this model.
     """
     evaluator = evaluator or PipelineEvaluator(request.spec)
-    batch = next(evaluator.runner.batches(request.cases))
+    batch = next(evaluator.runner.batches(request.calibration or request.cases))
     library = library_of(request.peer, evaluator.runner, batch)
     kept: list[Pictures] = []
 
@@ -56,11 +56,11 @@ def measure(request: PeerRequest, evaluator: PipelineEvaluator | None = None) ->
         if sum(len(images) for images in kept) < request.pictures:
             kept.append(as_pictures(drawn.images))
 
-    cache = PeerCache(request.peer, library)
-    measured = evaluator.measure(cache, request.cases, request.rounds, seen=keep)
+    cache = PeerCache(request.peer, library, dict(request.uncached))
+    measured = evaluator.measure(cache, request.cases, request.rounds, seen=keep, floor=request.floor)
     images = np.concatenate(kept)[: request.pictures] if kept else None
     idle = (NEVER_REUSED,) if measured.quality.compute_fraction >= ALL else ()
-    return PeerResult(measured, images, (*library.notes, *idle))
+    return PeerResult(measured, images, (*library.notes, *idle), cache.uncached)
 
 
 def main(request: Path, result: Path) -> int:
