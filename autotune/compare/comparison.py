@@ -10,7 +10,7 @@ from typing import Any
 from autotune.compare.document import VERSION, read_data
 from autotune.compare.entrants import Entrant, NotRun
 from autotune.compare.equal import tables
-from autotune.compare.methods import OWN
+from autotune.compare.recipe import OWN
 from autotune.scoring.case import Case, cases_sha256
 from autotune.scoring.measurement import Measurement
 from autotune.search.certify import with_intervals

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compare.makers import Bench, make
-from autotune.compare.methods import OWN
-from autotune.compare.recipe import Peer, Recipe
+from autotune.compare.recipe import OWN, Peer, Recipe
 from autotune.scoring.lesson import Learned
 from autotune.scoring.sampling import REFERENCE, Sampling, preset_sampling
 from autotune.search.lessons import Lessons

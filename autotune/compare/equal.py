@@ -13,7 +13,7 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-from autotune.compare.methods import FEWER, OWN
+from autotune.compare.recipe import FEWER, OWN
 from autotune.search.pareto import front, hypervolume
 
 SPEEDS = (2.0, 3.0, 4.0, 5.0, 6.0, 8.0)

@@ -19,6 +19,19 @@ from autotune.compare.block_tables import (
     smooth_table,
 )
 from autotune.compare.recipe import Recipe
+from autotune.compare.settings import (
+    Authors,
+    AuthorsTuner,
+    Bac,
+    DeltaRange,
+    LeastSum,
+    ProfiledBlocks,
+    Refit,
+    Smooth,
+    StaticSet,
+    Steps,
+    Uniform,
+)
 from autotune.scoring.lesson import Learned
 from autotune.scoring.profile import Array, Profile
 from autotune.search.gaps import Plan, gap_costs, plans, step_errors
@@ -69,16 +82,9 @@ def make(recipe: Recipe, bench: Bench) -> Learned:
     """Make a recipe's one point.
 
     Raises:
-        ConfigError: the maker is unknown, lacks a setting, or the model has not what it needs.
+        ConfigError: the policy is none, or the model has not what the maker needs.
     """
     return MAKERS[recipe.make](recipe, bench)
-
-
-def _setting(recipe: Recipe, name: str, default: float | None = None) -> float:
-    value = recipe.settings.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"got {value!r}, allowed is a number", key=f"settings.{name}")
-    return value
 
 
 def _base(recipe: Recipe, **parts: Any) -> Policy:
@@ -117,11 +123,11 @@ def refitted(recipe: Recipe, bench: Bench) -> Learned:
     """TeaCache's fit on the profile: a polynomial from the signal to the residual's relative change."""
     policy = dict(recipe.policy or {})
     indicator = dict(policy.get("indicator", {}))
+    degree = Refit.parse(recipe.settings).degree
     fitted = {}
     for name in indicator.get("signals", {}):
         x, y = bench.profile.signals[name], bench.profile.change
         known = np.isfinite(x).all(axis=1)
-        degree = int(_setting(recipe, "degree", 4))
         coefficients = np.polyfit(x[known].mean(axis=1), y[known], degree)
         fitted[name] = {"polynomial": [float(f"{c:.9g}") for c in coefficients]}
     policy["indicator"] = {**indicator, "calibration": fitted}
@@ -135,31 +141,31 @@ def full(recipe: Recipe, bench: Bench) -> Learned:
 
 def uniform(recipe: Recipe, bench: Bench) -> Learned:
     """Every n-th step, first and last one, as a pattern: what is fitted step by step needs one."""
-    every = int(_setting(recipe, "every"))
+    every = Uniform.parse(recipe.settings).every
     return _pattern(recipe, bench, tuple(sorted({*range(0, bench.steps, every), bench.steps - 1})))
 
 
 def fewer_steps(recipe: Recipe, bench: Bench) -> Learned:
     """The uncached model with a share of the steps."""
-    steps = max(2, bench.count(_setting(recipe, "share")))
+    steps = max(2, bench.count(Steps.parse(recipe.settings).share))
     sampling = recipe.sampling.model_copy(update={"num_steps": steps}).against(bench.steps)
     return Learned(Policy.from_pattern("F" * steps), sampling)
 
 
 def least_sum(recipe: Recipe, bench: Bench) -> Learned:
     """DPCache's path: the least sum of prediction errors, its first steps computed."""
+    settings = LeastSum.parse(recipe.settings)
     costs = _gap_costs(recipe, bench, np.ones(bench.steps))
-    first = int(_setting(recipe, "first", 1))
-    for step in range(first - 1):
+    for step in range(settings.first - 1):
         costs[:, step, step + 2 :] = np.inf
-    count = max(first, bench.count(_setting(recipe, "share")))
+    count = max(settings.first, bench.count(settings.share))
     return _pattern(recipe, bench, _planned(plans(costs), count))
 
 
 def least_worst(recipe: Recipe, bench: Bench) -> Learned:
     """LeMiCa's path: the least worst gap by what the picture loses, and of those the least sum."""
     costs = _gap_costs(recipe, bench, bench.profile.sensitivity)
-    count = bench.count(_setting(recipe, "share"))
+    count = bench.count(Steps.parse(recipe.settings).share)
     worst = plans(costs, "max")[count].cost
     costs[costs > worst * (1 + 1e-9)] = np.inf
     return _pattern(recipe, bench, _planned(plans(costs), count))
@@ -177,51 +183,50 @@ def _planned(found: Sequence[Plan], count: int) -> tuple[int, ...]:
 
 def authors(recipe: Recipe, bench: Bench) -> Learned:
     """A schedule that the authors of X-Slim released."""
-    model, mode = (str(recipe.settings.get(name)) for name in ("model", "mode"))
-    return Learned(author_policy(model, mode), recipe.sampling)
+    settings = Authors.parse(recipe.settings)
+    return Learned(author_policy(settings.model, settings.mode), recipe.sampling)
 
 
 def authors_tuner(recipe: Recipe, bench: Bench) -> Learned:
     """The offline tuner of X-Slim's authors, its threshold in means of the profiled curve."""
-    curve = [float(v) for v in bench.profile.curve]
-    letters = tune_offline(curve, threshold_of(curve, "mean") * _setting(recipe, "means", 1.0))
-    if not recipe.settings.get("refreshes", True):
+    settings, curve = AuthorsTuner.parse(recipe.settings), [float(v) for v in bench.profile.curve]
+    letters = tune_offline(curve, threshold_of(curve, "mean") * settings.means)
+    if not settings.refreshes:
         letters = letters.replace("B", "F").replace("T", "F")
     return Learned(_base(recipe, controller={"kind": "pattern", "steps": letters}), recipe.sampling)
 
 
 def smooth(recipe: Recipe, bench: Bench) -> Learned:
     """SmoothCache's greedy lists, one for each kind of block."""
-    ahead = int(_setting(recipe, "ahead", 3))
-    return _table(recipe, smooth_table(bench.blocks, bench.kinds, _setting(recipe, "alpha"), ahead))
+    settings = Smooth.parse(recipe.settings)
+    return _table(recipe, smooth_table(bench.blocks, bench.kinds, settings.alpha, settings.ahead))
 
 
 def bac(recipe: Recipe, bench: Bench) -> Learned:
     """BAC's updates for each block, and the bubbling union."""
-    count = bench.count(_setting(recipe, "share"))
-    return _table(recipe, bac_table(bench.blocks, count, int(_setting(recipe, "bubbling", 3))))
+    settings = Bac.parse(recipe.settings)
+    return _table(recipe, bac_table(bench.blocks, bench.count(settings.share), settings.bubbling))
 
 
 def profiled_blocks(recipe: Recipe, bench: Bench) -> Learned:
     """ProfilingDiT's lists of blocks between falling intervals."""
-    slowest = _setting(recipe, "slowest") if "slowest" in recipe.settings else None
-    warmup = bench.count(_setting(recipe, "warmup_share"))
-    full = due_steps(bench.steps, warmup, _setting(recipe, "every"), slowest)
-    return _table(recipe, profiled_table(bench.blocks, _setting(recipe, "share"), full))
+    settings = ProfiledBlocks.parse(recipe.settings)
+    warmup = bench.count(settings.warmup_share)
+    full = due_steps(bench.steps, warmup, settings.every, settings.slowest)
+    return _table(recipe, profiled_table(bench.blocks, settings.share, full))
 
 
 def delta_range(recipe: Recipe, bench: Bench) -> Learned:
     """Delta-DiT's range of blocks, at the back early and at the front late."""
-    full = due_steps(bench.steps, 1, _setting(recipe, "every"))
-    share, turn = _setting(recipe, "share"), _setting(recipe, "turn", 0.5)
-    return _table(recipe, delta_table(len(bench.kinds), bench.steps, share, full, turn))
+    settings = DeltaRange.parse(recipe.settings)
+    full = due_steps(bench.steps, 1, settings.every)
+    return _table(recipe, delta_table(len(bench.kinds), bench.steps, settings.share, full, settings.turn))
 
 
 def static_set(recipe: Recipe, bench: Bench) -> Learned:
     """ERTACache's static set of full steps."""
-    first, last = (int(_setting(recipe, name, 1)) for name in ("first", "last"))
-    gram = bench.profile.gram.mean(0)
-    return _pattern(recipe, bench, held_steps(gram, _setting(recipe, "threshold"), first, last))
+    settings, gram = StaticSet.parse(recipe.settings), bench.profile.gram.mean(0)
+    return _pattern(recipe, bench, held_steps(gram, settings.threshold, settings.first, settings.last))
 
 
 MAKERS: Mapping[str, Maker] = Registry(

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from autotune.compare.recipe import Recipe
+from autotune.compare.recipe import FEWER, OWN, Recipe
 from xslim.errors import ConfigError
 from xslim.policy.document import suggest
+from xslim.runtime.adapters import ADAPTERS
 
-OWN = "autotune"  # the method of our tuned presets; no recipe
-FEWER = "fewer-steps"
 FOLDER = Path("experiments/methods")
 
 
@@ -42,8 +41,18 @@ def load_recipes(*folders: Path) -> dict[str, Recipe]:
             raise ConfigError(
                 f"got {recipe.method!r}; name it as its file, {path.stem!r}", key="method", source=str(path)
             )
+        _check_families(recipe, str(path))
         found[recipe.method] = recipe
     return found
+
+
+def _check_families(recipe: Recipe, source: str) -> None:
+    """Refuse a family of models that no adapter is for: the recipe would never apply."""
+    known = {adapter.family for adapter in ADAPTERS.values()}
+    for key, names in (("families", recipe.families), ("by_family", tuple(recipe.by_family))):
+        for name in names:
+            if name not in known:
+                raise ConfigError(f"got {name!r}; {suggest(name, known)}", key=key, source=source)
 
 
 def check_names(known: Mapping[str, Recipe], names: Sequence[str] | None) -> None:

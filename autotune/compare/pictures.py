@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autotune.compare.document import Row
-from autotune.compare.methods import FEWER, OWN
+from autotune.compare.recipe import FEWER, OWN
 from autotune.search.pareto import front
 
 SPEEDS = (2.0, 4.0, 6.0, 8.0)  # at which methods are shown where there is no row of ours

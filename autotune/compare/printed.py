@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from autotune.compare.methods import FEWER, OWN
+from autotune.compare.recipe import FEWER, OWN
 
 SHOWN = 8  # methods beside ours and fewer steps in the tables at equal quality and speed
 

@@ -8,11 +8,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from autotune.compare.settings import SETTINGS
+from autotune.scoring.lesson import LESSONS
 from autotune.scoring.sampling import Sampling
 from xslim.errors import ConfigError
-from xslim.policy.document import Document
+from xslim.policy.document import Document, suggest
 
 SCHEMA_VERSION = 1
+OWN = "autotune"  # the method of our tuned presets; no recipe
+FEWER = "fewer-steps"  # the method that all is compared with
 WHOLE = ("sweep", "settings", "learn")  # keys that a family replaces whole
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)*$", max_length=60)]
 
@@ -66,7 +70,7 @@ class Recipe(Document):
         differs: what is not as in the source, and why.
         make: how points become policies: `policy` takes the recipe's own, the others compute one from the
             profile, see `autotune.compare.makers`.
-        settings: of the maker.
+        settings: of the maker, see `autotune.compare.settings`.
         learn: what is fitted or trained on the model afterwards, in turn, with its settings; see
             `autotune.scoring.learning`.
         policy: keys of a policy, for the maker to complete.
@@ -95,6 +99,9 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        _fits(SETTINGS, "make", self.make, "settings", self.settings)
+        for name, settings in self.learn.items():
+            _fits(LESSONS, "learn", name, f"learn.{name}", settings)
         for value in self.sweep.values:
             self.at(value)
         for family in self.by_family:
@@ -141,6 +148,18 @@ class Recipe(Document):
     def point(self) -> str:
         """Name of a recipe's one point, fit for a file."""
         return re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.method}-{self.sweep.values[0]}").strip("-")
+
+
+def _fits(
+    known: Mapping[str, type[Document]], key: str, name: str, under: str, settings: Mapping[str, Any]
+) -> None:
+    """Refuse an unknown maker or learner, and settings that it does not have."""
+    if name not in known:
+        raise ConfigError(f"got {name!r}; {suggest(name, known)}", key=key)
+    try:
+        known[name].parse(settings)
+    except ConfigError as error:
+        raise error.at(key=f"{under}.{error.key}") from None
 
 
 def _merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from autotune.compare.document import ComparisonDocument, Row
-from autotune.compare.methods import OWN
+from autotune.compare.recipe import OWN
 from autotune.report import words
 from autotune.report.frontier import LOGARITHMIC, methods_of
 from autotune.report.sources import Search

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from autotune.compare.document import Row
-from autotune.compare.methods import OWN
+from autotune.compare.recipe import OWN
 from autotune.report import words
 from autotune.report.sources import Member, Search
 from autotune.search.trial_row import TrialRow

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autotune.compare.document import Row
-from autotune.compare.methods import OWN
 from autotune.compare.pictures import matched
+from autotune.compare.recipe import OWN
 from autotune.report import words
 from autotune.report.sources import Search
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.compare.document import ComparisonDocument, Worst
-from autotune.compare.methods import OWN
+from autotune.compare.recipe import OWN
 from autotune.report import words
 from autotune.report.sources import Member, Search
 

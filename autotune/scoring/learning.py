@@ -11,7 +11,7 @@ from typing import Any
 from autotune.scoring.case import Case
 from autotune.scoring.compensation import save_compensation, train
 from autotune.scoring.harmonica import learn_table
-from autotune.scoring.lesson import Learned, Lesson
+from autotune.scoring.lesson import HarmonicaSettings, Learned, Lesson, RectifySettings
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.rectify import fit_corrector, record
 from autotune.scoring.step_adjust import calibrated_sampling
@@ -24,17 +24,15 @@ Learner = Callable[[PipelineRunner, Lesson, Learned, Sequence[Case]], Learned]
 
 
 def rectify(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
-    """Fit a static policy's affine corrector on uncached runs. Settings: `per_channel`.
+    """Fit a static policy's affine corrector on uncached runs.
 
     Raises:
         ConfigError: a preset, which holds every number, would get too long.
     """
+    per_channel = RectifySettings.parse(lesson.settings).per_channel
     with runner.sampled(given.sampling):
         residuals = record(runner, cases)
-    per_channel, lines = (
-        bool(lesson.settings.get("per_channel", False)),
-        residuals.shape[1] * residuals.shape[3],
-    )
+    lines = residuals.shape[1] * residuals.shape[3]
     if per_channel and lines > MAX_LINES:
         raise ConfigError(f"{lines} lines for each step and channel; a preset holds {MAX_LINES} at most")
     corrector = fit_corrector(residuals, given.policy, per_channel)
@@ -56,18 +54,11 @@ def adjust_steps(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: 
 
 
 def harmonica(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
-    """Learn a table in place of the policy's controller. Settings: `beta`, `rollouts`."""
-    beta, rollouts = _number(lesson, "beta"), int(_number(lesson, "rollouts"))
-    table = learn_table(runner, cases, beta, rollouts)
+    """Learn a table in place of the policy's controller."""
+    settings = HarmonicaSettings.parse(lesson.settings)
+    table = learn_table(runner, cases, settings.beta, settings.rollouts)
     data: dict[str, Any] = {**given.policy.to_data(), "controller": {"kind": "table", "blocks": table}}
     return replace(given, policy=Policy.parse(data))
-
-
-def _number(lesson: Lesson, name: str) -> float:
-    value = lesson.settings.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"got {value!r}, allowed is a number", key=f"learn.{lesson.name}.{name}")
-    return value
 
 
 LEARNERS: Registry[Learner] = Registry(

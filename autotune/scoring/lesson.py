@@ -4,10 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from autotune.scoring.sampling import REFERENCE, Sampling
+from xslim.policy.document import Document
 from xslim.policy.policy import Policy
+
+
+class RectifySettings(Document):
+    """Whether one affine line is fitted for every channel (`per_channel`), or one for all."""
+
+    per_channel: bool = False
+
+
+class HarmonicaSettings(Document):
+    """`beta`, the price of computing all blocks of a step, and so many `rollouts`."""
+
+    beta: Annotated[float, Field(ge=0)]
+    rollouts: Annotated[int, Field(ge=1)]
+
+
+class NoSettings(Document):
+    """There is nothing to set."""
+
+
+# learner -> what may be set of it
+LESSONS: Mapping[str, type[Document]] = MappingProxyType(
+    {
+        "rectify": RectifySettings,
+        "mlp": NoSettings,
+        "adjust-steps": NoSettings,
+        "harmonica": HarmonicaSettings,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +48,7 @@ class Lesson:
 
     Attributes:
         name: one of `autotune.scoring.learning.LEARNERS`.
-        settings: of the learner.
+        settings: of the learner, as of `LESSONS`.
         folder: where weights may be written.
     """
 

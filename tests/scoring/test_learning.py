@@ -70,5 +70,5 @@ def test_a_table_is_learned_in_place_of_the_controller(flux: PipelineRunner) -> 
 
 
 def test_a_learner_names_the_setting_it_lacks(flux: PipelineRunner) -> None:
-    with pytest.raises(ConfigError, match=r"learn\.harmonica\.beta: got None, allowed is a number"):
+    with pytest.raises(ConfigError, match=r"^beta: missing; this key is required"):
         LEARNERS["harmonica"](flux, Lesson("harmonica", {"rollouts": 1}), EVERY_OTHER, CASES)

@@ -113,12 +113,14 @@ def to_config_error(error: ValidationError, model: type[BaseModel]) -> ConfigErr
     first = _most_telling(error.errors(include_url=False, include_input=True))
     cause = first.get("ctx", {}).get("error")
     path = [str(part) for part in first["loc"]]
-    fields = _fields_at(model, path[:-1]) if first["type"] == "extra_forbidden" else ()
-    key = ".".join([*_without_tags(model, path[:-1]), path[-1]] if fields else _without_tags(model, path))
+    unknown = first["type"] == "extra_forbidden"
+    key = ".".join([*_without_tags(model, path[:-1]), path[-1]] if unknown else _without_tags(model, path))
     if isinstance(cause, ConfigError):
         return cause.at(key=".".join(part for part in (key, cause.key) if part))
-    if first["type"] == "extra_forbidden":
-        return ConfigError(f"unknown key; {suggest(path[-1], fields)}", key=key)
+    if unknown:
+        fields = _fields_at(model, path[:-1])
+        told = suggest(path[-1], fields) if fields else "there is nothing to set"
+        return ConfigError(f"unknown key; {told}", key=key)
     if first["type"] == "missing":
         return ConfigError("missing; this key is required", key=key)
     if first["type"].startswith("union_tag"):
