@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import base64
-import contextlib
-import itertools
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +23,11 @@ from urllib.error import URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
-import aiohttp
-
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # the tests' browser is no part of the package
+
+from tests.report.browser import browser, chromium  # noqa: E402
+
 PICTURE = Path(__file__).with_name("mlflow-compare.png")
 # short, and without timing, so that a busy machine draws the same picture
 SHORT = {
@@ -54,7 +51,7 @@ SEARCHES = {
         "search.neighbours": "0",
     },
 }
-WINDOW = "1600,1620"
+WINDOW = 1600, 1620
 CHARTS = "hypervolume|best_"  # typed into the search box of the charts
 CURVES, MIN_CURVES, SETTLE_S = ".js-plotly-plot .scatterlayer .trace", 4, 5.0
 # what a user would click away
@@ -63,7 +60,6 @@ STORED = {
     "mlflow.assistant.fab.autoOpenedOnFirstLoad_v1": "true",
 }
 PATIENCE_S = 300.0
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
 def search(folder: Path, store: str) -> None:
@@ -143,73 +139,29 @@ def compared(address: str) -> str:
 
 async def photograph(url: str) -> None:
     """Let Chromium draw the page, and take its picture once the curves are there."""
-    browser = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if browser is None:
+    if chromium() is None:
         sys.exit("no Chromium here; apt-get install chromium")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        words = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        words += [f"--user-data-dir={profile}", f"--window-size={WINDOW}", "--remote-debugging-port=0"]
-        process = subprocess.Popen([*words, "about:blank"], stderr=subprocess.DEVNULL)
-        try:
-            async with aiohttp.ClientSession() as session:
-                port = await _debugging_port(Path(profile))
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                    pages = [page for page in await answer.json() if page["type"] == "page"]
-                async with session.ws_connect(pages[0]["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                    await _photograph(Page(socket), url)
-        finally:
-            process.terminate()
-            process.wait()
-
-
-async def _debugging_port(profile: Path) -> str:
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError, IndexError):
-            return (profile / "DevToolsActivePort").read_text().splitlines()[0]
-        await asyncio.sleep(0.2)
-    sys.exit("Chromium does not start")
-
-
-class Page:
-    """A page of Chromium, by its DevTools protocol."""
-
-    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
-        self._socket, self._ids = socket, itertools.count(1)
-
-    async def do(self, method: str, **params: Any) -> dict[str, Any]:
-        """Call a method and return its result."""
-        number = next(self._ids)
-        await self._socket.send_json({"id": number, "method": method, "params": params})
-        while True:
-            answer: dict[str, Any] = await self._socket.receive_json(timeout=PATIENCE_S)
-            if answer.get("id") == number:
-                return dict(answer.get("result", {}))
-
-    async def value(self, expression: str) -> Any:
-        """Return what a JavaScript expression gives."""
-        found = await self.do("Runtime.evaluate", expression=expression, returnByValue=True)
-        return found.get("result", {}).get("value")
-
-
-async def _photograph(page: Page, url: str) -> None:
-    quiet = "".join(f"localStorage.setItem({key!r}, {value!r});" for key, value in STORED.items())
-    await page.do("Page.enable")
-    await page.do("Page.addScriptToEvaluateOnNewDocument", source=f"try {{{quiet}}} catch (e) {{}}")
-    await page.do("Page.navigate", url=url)
-    end = time.monotonic() + PATIENCE_S
-    while (await page.value(f"document.querySelectorAll('{CURVES}').length") or 0) < MIN_CURVES:
-        if time.monotonic() > end:
-            sys.exit("the page shows no curves")
-        await asyncio.sleep(1.0)
-    await page.value("document.querySelector('input[placeholder=\"Search metric charts\"]').focus()")
-    await page.do("Input.insertText", text=CHARTS)
-    await asyncio.sleep(SETTLE_S)
-    # toolbars of charts are shown under a mouse, and always where there is none
-    await page.value("document.querySelectorAll('.modebar').forEach(bar => bar.remove())")
-    await asyncio.sleep(SETTLE_S)
-    shot = await page.do("Page.captureScreenshot", format="png")
-    PICTURE.write_bytes(base64.b64decode(shot["data"]))
+    async with browser() as page:
+        width, height = WINDOW
+        await page.do(
+            "Emulation.setDeviceMetricsOverride",
+            width=width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=False,
+        )
+        quiet = "".join(f"localStorage.setItem({key!r}, {value!r});" for key, value in STORED.items())
+        await page.do("Page.enable")
+        await page.do("Page.addScriptToEvaluateOnNewDocument", source=f"try {{{quiet}}} catch (e) {{}}")
+        await page.do("Page.navigate", url=url)
+        await page.until(f"document.querySelectorAll('{CURVES}').length >= {MIN_CURVES}", PATIENCE_S)
+        await page.value("document.querySelector('input[placeholder=\"Search metric charts\"]').focus()")
+        await page.do("Input.insertText", text=CHARTS)
+        await asyncio.sleep(SETTLE_S)
+        # toolbars of charts are shown under a mouse, and always where there is none
+        await page.value("document.querySelectorAll('.modebar').forEach(bar => bar.remove())")
+        await asyncio.sleep(SETTLE_S)
+        await page.screenshot(PICTURE, whole=False)
 
 
 def main() -> None:

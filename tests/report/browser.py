@@ -83,9 +83,9 @@ class Page:
         await self.do("Page.navigate", url=path.resolve().as_uri())
         await self.until("document.documentElement?.dataset.ready === 'yes'")
 
-    async def until(self, expression: str) -> None:
+    async def until(self, expression: str, patience_s: float = PATIENCE_S) -> None:
         """Wait until an expression is true."""
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + patience_s
         while not await self.value(f"Boolean({expression})"):
             assert time.monotonic() < end, f"{expression}; {self.problems}"
             await asyncio.sleep(0.1)
