@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks/results"
 
 
 def test_the_lines_of_use_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +28,11 @@ def test_the_files_it_names_exist() -> None:
     assert links
     missing = [link for link in links if not (ROOT / link).exists()]
     assert not missing
+
+
+def test_the_tables_of_results_are_those_that_were_measured() -> None:
+    page = (ROOT / "docs/results.md").read_text()
+    script = runpy.run_path(str(ROOT / "docs/results_tables.py"))
+    shown = {model for _, model, _ in script["MARKED"].findall(page)}
+    assert shown == {path.stem.removeprefix("comparison-") for path in RESULTS.glob("comparison-*.json")}
+    assert script["render"](page) == page, "run `python docs/results_tables.py`"

@@ -1,0 +1,70 @@
+"""Writes the tables of `docs/results.md` from `benchmarks/results/comparison-*.json`, between their markers.
+
+python docs/results_tables.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autotune.compare.printed import leads, ranked
+from autotune.compare.recipe import FEWER, OWN
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "results.md"
+MARKED = re.compile(r"(<!-- tables of (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def render(page: str) -> str:
+    """The page with the tables as the committed measurements have them."""
+
+    def filled(found: re.Match[str]) -> str:
+        file = ROOT / "benchmarks" / "results" / f"comparison-{found[2]}.json"
+        return f"{found[1]}\n{chr(10).join(section(json.loads(file.read_text())))}\n\n{found[3]}"
+
+    return MARKED.sub(filled, page)
+
+
+def section(data: Mapping[str, Any]) -> Iterator[str]:
+    """Compute of all methods, speedup of the best, and how far ours are ahead."""
+    volumes = data["tables"]["hypervolume"]
+    order = sorted(volumes, key=lambda method: (method != OWN, method != FEWER, -volumes[method]))
+    compute = data["tables"]["compute_fraction_at_lpips"]
+    somewhere = [name for name in order if any(entry["cost"].get(name) for entry in compute)]
+    yield from _table("compute fraction", somewhere, compute, data, "{:.3f}".format)
+    yield ""
+    latency = data["tables"]["latency_at_lpips"]
+    yield from _table("speedup", ranked(data), latency, data, lambda cost: f"{1 / cost:.2f}x")
+    yield ""
+    yield from (f"- {line}." for line in leads(data["tables"]))
+    for cost, what in (("compute_fraction", "compute"), ("latency", "time")):
+        at = data["tables"][f"{cost}_lead"]["at"]
+        told = [f"`{e['best']}` ({e['over_best']:.2f}x)" for e in at if e["over_best"] is not None]
+        yield f"- Best other method by {what}, from the left: {', '.join(told)}."
+    missing = [name for name in order if name not in somewhere]
+    if missing:
+        yield f"- At none of these LPIPS: {', '.join(f'`{name}`' for name in missing)}."
+
+
+def _table(
+    what: str,
+    methods: Sequence[str],
+    entries: Sequence[Mapping[str, Any]],
+    data: Mapping[str, Any],
+    form: Callable[[float], str],
+) -> Iterator[str]:
+    heads = [f"{e['lpips']:.2g} ({round(e['share'] * data['num_steps'])})" for e in entries]
+    yield f"| {what} | {' | '.join(heads)} |"
+    yield "|---" * (len(heads) + 1) + "|"
+    for method in methods:
+        costs = [(e["cost"].get(method), method in e["ended"]) for e in entries]
+        cells = ["" if cost is None else form(cost) + "*" * ended for cost, ended in costs]
+        yield f"| `{method}` | {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(render(PAGE.read_text()))
