@@ -135,8 +135,8 @@ def _certified(
     row: TrialRow, measured: Measurement, experiment: Experiment, scorer: Scorer, floors: Floors
 ) -> Certified:
     scalars = scorer.scalars(measured)
-    if not row.scalars:  # screened, never measured on search cases
-        row = replace(row, scalars=scalars, actions=measured.quality.actions)
+    if not row.scalars:  # with a corrector: never measured on search cases
+        row = replace(row, actions=measured.quality.actions)
     broken = {name: scalars[name] for name, v in violations(experiment.bounds, scalars).items() if v > 0}
     if scalars["speedup"] <= 1:  # no preset is worth shipping that is not faster
         broken["speedup"] = scalars["speedup"]

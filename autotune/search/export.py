@@ -142,7 +142,7 @@ def _preset(
             **({"sampling": chosen.row.sampling} if chosen.row.sampling else {}),
             "seed": experiment.search.seed,
             "search_cases": experiment.cases.search,
-            "search_scalars": rounded(chosen.row.scalars),
+            **({"search_scalars": rounded(chosen.row.scalars)} if chosen.row.scalars else {}),
             "signal_fit": profile_note(profile),
             "versions": {k: v for k, v in chosen.measurement.environment.items() if k != "device"},
             "device": chosen.measurement.environment.get("device", "unknown"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.lesson import Learned, Lesson
+from autotune.scoring.measurement import Measurement
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import LocalExecutor
 from autotune.search.lessons import Lessons
@@ -20,6 +21,7 @@ from autotune.search.trial_row import TrialRow
 from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
+from xslim.policy.preset import load_preset
 
 PATTERN = Policy.from_pattern("F.F.F.F.F.F.").to_data()
 FULL = Policy.from_pattern("F" * STEPS).to_data()
@@ -41,6 +43,17 @@ class Teaching(FormulaEvaluator):
 
     def build(self) -> Evaluator:
         return self
+
+
+class Helped(Teaching):
+    """A corrector adds 3 dB."""
+
+    def evaluate(self, policy: Policy, *given: Any, **more: Any) -> Measurement:
+        found = super().evaluate(policy, *given, **more)
+        if policy.corrector is None:
+            return found
+        rows = {**found.quality.rows, "psnr": found.quality.rows["psnr"] + 3}
+        return replace(found, quality=replace(found.quality, rows=rows))
 
 
 def row(trial: int, policy: dict[str, Any]) -> TrialRow:
@@ -81,6 +94,19 @@ def test_a_search_certifies_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert fitted > 0
     sizes = [line for line in told if line.startswith("certifying ")]
     assert int(sizes[0].split()[1]) > fitted
+
+
+def test_a_preset_with_a_corrector_has_no_numbers_of_the_search_cases(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teaching = Helped(log=str(tmp_path / "log"))
+    monkeypatch.setattr(FormulaFactory, "build", lambda self: teaching)
+    search = Search(tmp_path / "run", {"search": {**EXPERIMENT["search"], "rectify": True}})
+    search.run()
+    presets = [load_preset(path) for path in sorted((tmp_path / "run/presets").glob("front-*.yaml"))]
+    helped = [preset.policy.corrector is not None for preset in presets]
+    assert any(helped)
+    assert ["search_scalars" not in preset.provenance for preset in presets] == helped
 
 
 def test_a_policy_that_cannot_learn_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
