@@ -49,7 +49,10 @@ class CacheDit:
     @property
     def notes(self) -> tuple[str, ...]:
         """How it was measured."""
-        return ("timed against a second pipeline, because it does not restore the one it patches",)
+        return (
+            "timed against a second pipeline, because it does not restore the one it patches; peak memory on a "
+            "GPU counts both",
+        )
 
     @contextmanager
     def enabled(self, runner: PipelineRunner) -> Iterator[Enabled]:
