@@ -50,8 +50,8 @@ class CacheDit:
     def notes(self) -> tuple[str, ...]:
         """How it was measured."""
         return (
-            "timed against a second pipeline, because it does not restore the one it patches; peak memory on a "
-            "GPU counts both",
+            "timed against a second pipeline, because it does not restore the one it patches; peak memory on "
+            "a GPU counts both",
         )
 
     @contextmanager
