@@ -263,7 +263,7 @@ class SearchRun:
         if again:
             log.info("%d points of an interrupted run are queued again", again)
         if not book.asked:
-            for family, params in warm_starts(screen, min(search.warm_starts, search.trials)):
+            for family, params in warm_starts(screen, search.warm_starts)[: search.trials]:
                 book.queue(family, params, {"source": "warm start"})
         return SearchLoop(
             self.experiment,

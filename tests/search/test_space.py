@@ -9,6 +9,7 @@ import optuna
 import pytest
 
 from autotune.scoring.doubles import FormulaEvaluator
+from autotune.search.points import seeds
 from autotune.search.schedules import Scheduler
 from autotune.search.screening import MOST_COMPUTE, Screen
 from autotune.search.space import SearchSpace
@@ -99,7 +100,10 @@ def test_warm_starts_are_points_of_the_space(path: Path, short: Scheduler) -> No
     screen = Screen(space, short, ("latency", "lpips"), {})
     assert warm_starts(screen, 0) == []
     points = warm_starts(screen, 12)
-    assert len(points) == 12
+    named = [p for p in seeds(space, STEPS) if screen.setting(*p)[1].scheduler is not None]
+    assert len(points) == 12 + len(named)
+    assert points[12:] == named, "replay cannot judge them: all are tried"
+    assert bool(named) == path.stem.endswith("-steps")
     if not space.schedulers:  # their points come last, however many are asked for
         assert points[:3] == warm_starts(screen, 3)
     for family, params in points:
@@ -113,8 +117,8 @@ def test_warm_starts_are_points_of_the_space(path: Path, short: Scheduler) -> No
         else:
             assert policy.num_steps == sampling.num_steps
         assert (candidate.policy, candidate.sampling) == (policy, sampling)
-        assert candidate.compute_fraction <= MOST_COMPUTE
-    assert len({screen.candidate(*point).key for point in points}) == 12
+        assert candidate.compute_fraction <= MOST_COMPUTE or (family, params) in named
+    assert len({screen.candidate(*point).key for point in points[:12]}) == 12
 
 
 def test_a_sampled_point_survives_the_study() -> None:
