@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,6 +24,9 @@ from xslim.errors import ConfigError
 if TYPE_CHECKING:
     from autotune.compare.recipe import Recipe
 
+DONE, MISSED = 0, 1
+METHODS = "compare.methods"  # key of the experiment
+
 
 def compare(
     target: Annotated[Path, typer.Argument(help="experiment YAML, or the folder of a finished search")],
@@ -35,6 +39,8 @@ def compare(
 ) -> int:
     """Compare methods on held-out cases. The folder's search takes part; without one it is run first."""
     if target.is_dir() or other is not None:
+        if out is not None or overrides or resume:
+            raise ConfigError("two searches are compared as they are: leave --out, --set and --resume out")
         return _searches(target, other, as_json)
     loaded = load_experiment(target, overrides or ())
     folder = RunFolder(out or Path("runs") / loaded.name)
@@ -42,14 +48,17 @@ def compare(
     from autotune.compare.methods import check_names, load_recipes, methods_folders
 
     recipes = load_recipes(*methods_folders(target))
-    check_names(recipes, loaded.compare.methods)  # unknown names are told before anything runs
-    _check(loaded, target, folder, resume)
+    check_names(recipes, loaded.compare.methods, str(target))  # told before anything runs
+    before = _check(loaded, target, folder, resume)
+    if before is not None and loaded.compare.methods is not None:
+        overrides = _with_methods(overrides or [], [*loaded.compare.methods, *methods_of(before)], recipes)
+        loaded = load_experiment(target, overrides)
     if not (folder.path / "summary.json").exists():
         say("no finished search in the folder: it runs first")
         again = (folder.path / "study.db").exists()
         with redirect_stdout(sys.stderr):  # what goes to stdout is the comparison
             status = search(target, folder.path, overrides, again, False, ray_address)
-        if status != 0:
+        if status not in (DONE, MISSED):
             return status
     if not read_summary(folder.path)["front"]:
         raise ConfigError(
@@ -57,18 +66,28 @@ def compare(
             "loosen the bounds or search longer",
             source=str(folder.path),
         )
-    return _methods(loaded, recipes, folder, _command(target, out, overrides), ray_address, as_json)
+    command = _command(target, out, overrides, ray_address)
+    return _methods(loaded, recipes, folder, command, ray_address, as_json)
 
 
-def _command(target: Path, out: Path | None, overrides: list[str] | None) -> str:
+def _with_methods(overrides: list[str], names: list[str], recipes: dict[str, Recipe]) -> list[str]:
+    """The overrides with these methods, as far as recipes are there: a resumed comparison loses none."""
+    kept = [name for name in dict.fromkeys(names) if name in recipes]
+    others = [override for override in overrides if override.partition("=")[0] != METHODS]
+    return [*others, f"{METHODS}=[{','.join(kept)}]"]
+
+
+def _command(target: Path, out: Path | None, overrides: list[str] | None, ray_address: str | None) -> str:
     words = ["autotune", "compare", str(target)]
     words += [] if out is None else ["--out", str(out)]
     for override in overrides or ():
         words += ["--set", override]
+    words += [] if ray_address is None else ["--ray-address", ray_address]
     return shlex.join(words)
 
 
-def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) -> None:
+def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) -> dict[str, Any] | None:
+    """Refuse what cannot be compared; return the comparison that is gone on with."""
     from autotune.compare.checks import check_again, check_search
     from autotune.compare.comparison import read_comparison
     from autotune.compare.run import comparison_seed
@@ -83,6 +102,12 @@ def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) ->
         check_again(folder.path, before, loaded, comparison_seed(loaded))
     if (folder.path / "summary.json").exists():
         check_search(folder.path, loaded, loaded.space(target).to_data())
+    return before
+
+
+def methods_of(data: Mapping[str, Any]) -> list[str]:
+    """Methods of a comparison, in the order of its rows."""
+    return list(dict.fromkeys(point["method"] for point in (*data["rows"], *data["not_run"])))
 
 
 def _methods(

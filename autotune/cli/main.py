@@ -11,6 +11,7 @@ from autotune.cli import certify, compare, export, profile, report, search, show
 from xslim.errors import XSlimError
 
 DONE, MISSED, INPUT_FAULT, BROKEN, INTERRUPTED = 0, 1, 2, 3, 75
+BY_SIGINT = 130  # what typer makes of a KeyboardInterrupt
 
 app = typer.Typer(
     name="autotune",
@@ -40,7 +41,7 @@ def main() -> None:
     except XSlimError as error:
         sys.exit(_report(error))
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        sys.exit(INTERRUPTED if error.exit_code == BY_SIGINT else error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(INTERRUPTED)
     except Exception as error:

@@ -88,7 +88,8 @@ def read_summary(folder: Path) -> dict[str, Any]:
         data = json.loads(path.read_text())
     except FileNotFoundError:
         going = unfinished(folder)
-        problem = "holds no summary.json; give the folder of a finished search"
+        here = "holds no summary.json" if folder.is_dir() else "there is no such folder"
+        problem = f"{here}; give the folder of a finished search"
         raise ConfigError(problem if going is None else str(going), source=str(folder)) from None
     except (OSError, ValueError):
         raise ConfigError("unreadable; run the search again", source=str(path)) from None

@@ -87,6 +87,8 @@ def check(path: Path) -> str:
         )
     readers: dict[str, Callable[[object, str], Document]] = {"preset": parse_preset}
     document = readers.get(kind, SCHEMAS[kind].parse)(data, str(path))
+    if isinstance(document, Recipe):
+        document.named(path)
     if isinstance(document, Experiment):
         document.space(path)
         document.with_prompts(path)

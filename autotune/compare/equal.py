@@ -95,7 +95,9 @@ def at_equal_quality(rows: Sequence[Mapping[str, Any]], cost: str) -> list[dict[
     targets = sorted(
         (row["metrics"]["lpips"], row["config"]["share"])
         for row in rows
-        if row["method"] == FEWER and SHARES[0] <= row["config"]["share"] <= SHARES[1]
+        if row["method"] == FEWER
+        and SHARES[0] <= row["config"]["share"] <= SHARES[1]
+        and row["metrics"].get("lpips") is not None
     )
     return [
         {

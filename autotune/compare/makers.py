@@ -155,20 +155,21 @@ def fewer_steps(recipe: Recipe, bench: Bench) -> Learned:
 def least_sum(recipe: Recipe, bench: Bench) -> Learned:
     """DPCache's path: the least sum of prediction errors, its first steps computed."""
     settings = LeastSum.parse(recipe.settings)
+    first = min(settings.first, bench.steps)
     costs = _gap_costs(recipe, bench, np.ones(bench.steps))
-    for step in range(settings.first - 1):
+    for step in range(first - 1):
         costs[:, step, step + 2 :] = np.inf
-    count = max(settings.first, bench.count(settings.share))
-    return _pattern(recipe, bench, _planned(plans(costs), count))
+    count = max(first, bench.count(settings.share))
+    return _pattern(recipe, bench, _planned(plans(costs), count).steps)
 
 
 def least_worst(recipe: Recipe, bench: Bench) -> Learned:
     """LeMiCa's path: the least worst gap by what the picture loses, and of those the least sum."""
     costs = _gap_costs(recipe, bench, bench.profile.sensitivity)
     count = bench.count(Steps.parse(recipe.settings).share)
-    worst = plans(costs, "max")[count].cost
+    worst = _planned(plans(costs, "max"), count).cost
     costs[costs > worst * (1 + 1e-9)] = np.inf
-    return _pattern(recipe, bench, _planned(plans(costs), count))
+    return _pattern(recipe, bench, _planned(plans(costs), count).steps)
 
 
 def _gap_costs(recipe: Recipe, bench: Bench, sensitivity: Array) -> Array:
@@ -176,9 +177,9 @@ def _gap_costs(recipe: Recipe, bench: Bench, sensitivity: Array) -> Array:
     return gap_costs(step_errors(Replay(bench.profile), predictor), sensitivity)
 
 
-def _planned(found: Sequence[Plan], count: int) -> tuple[int, ...]:
+def _planned(found: Sequence[Plan], count: int) -> Plan:
     """The plan with so many computed steps, or with the next number that has one."""
-    return next(plan.steps for plan in found[min(count, len(found) - 1) :] if plan.steps)
+    return next(plan for plan in found[min(count, len(found) - 1) :] if plan.steps)
 
 
 def authors(recipe: Recipe, bench: Bench) -> Learned:

@@ -37,10 +37,6 @@ def load_recipes(*folders: Path) -> dict[str, Recipe]:
     found = {}
     for path in (path for folder in folders for path in sorted(folder.glob("*.yaml"))):
         recipe = Recipe.load(path)
-        if recipe.method != path.stem:
-            raise ConfigError(
-                f"got {recipe.method!r}; name it as its file, {path.stem!r}", key="method", source=str(path)
-            )
         _check_families(recipe, str(path))
         found[recipe.method] = recipe
     return found
@@ -55,7 +51,7 @@ def _check_families(recipe: Recipe, source: str) -> None:
                 raise ConfigError(f"got {name!r}; {suggest(name, known)}", key=key, source=source)
 
 
-def check_names(known: Mapping[str, Recipe], names: Sequence[str] | None) -> None:
+def check_names(known: Mapping[str, Recipe], names: Sequence[str] | None, source: str | None = None) -> None:
     """Refuse methods that no recipe describes.
 
     Raises:
@@ -63,7 +59,9 @@ def check_names(known: Mapping[str, Recipe], names: Sequence[str] | None) -> Non
     """
     for name in names or ():
         if name not in known and name != OWN:
-            raise ConfigError(f"got {name!r}; {suggest(name, [*known, OWN])}", key="compare.methods")
+            raise ConfigError(
+                f"got {name!r}; {suggest(name, [*known, OWN])}", key="compare.methods", source=source
+            )
 
 
 def choose(known: Mapping[str, Recipe], names: Sequence[str] | None, family: str) -> list[Recipe]:

@@ -66,10 +66,11 @@ def _row(row: Mapping[str, Any]) -> str:
     if row["speedup"] is not None and low_high is not None:
         speed = f"{row['speedup']:.2f}x ({low_high[0]:.2f}-{low_high[1]:.2f})"
     metrics = row["metrics"]
-    lpips = "" if "lpips" not in metrics else f"{metrics['lpips']:.4g}"
+    lpips, psnr = metrics.get("lpips"), metrics.get("psnr")
+    quality = "" if lpips is None else f"{lpips:.4g}"
     return (
         f"  {row['method']:30} {_config(row['config']):26} {speed:>20} {row['compute_fraction']:>8.3f} "
-        f"{lpips:>13} {metrics.get('psnr', float('nan')):>6.2f}"
+        f"{quality:>13} {'' if psnr is None else f'{psnr:.2f}':>6}"
     )
 
 

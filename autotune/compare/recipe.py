@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -13,12 +15,28 @@ from autotune.scoring.lesson import LESSONS
 from autotune.scoring.sampling import Sampling
 from xslim.errors import ConfigError
 from xslim.policy.document import Document, suggest
+from xslim.policy.policy import Policy
 
 SCHEMA_VERSION = 1
 OWN = "autotune"  # the method of our tuned presets; no recipe
 FEWER = "fewer-steps"  # the method that all is compared with
+CALIBRATING = ("calibrated", "refitted")  # makers that take the recipe's controller, and fill in calibrations
 WHOLE = ("sweep", "settings", "learn")  # keys that a family replaces whole
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9.]+)*$", max_length=60)]
+
+
+# library -> the configurations that are known of it
+LIBRARIES = {
+    "diffusers": (
+        "FasterCacheConfig",
+        "FirstBlockCacheConfig",
+        "MagCacheConfig",
+        "PyramidAttentionBroadcastConfig",
+        "SeaCacheConfig",
+        "TaylorSeerCacheConfig",
+    ),
+    "cache-dit": ("DBCacheConfig", "DBPruneConfig"),
+}
 
 
 class Peer(Document):
@@ -34,6 +52,13 @@ class Peer(Document):
     config: Annotated[str, Field(min_length=1)]
     arguments: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        known = LIBRARIES[self.library]
+        if self.config not in known:
+            raise ConfigError(f"got {self.config!r}; {suggest(self.config, known)}", key="config")
+        return self
+
 
 class Sweep(Document):
     """The method's own knob.
@@ -48,6 +73,13 @@ class Sweep(Document):
     values: Annotated[tuple[Any, ...], Field(strict=False, min_length=1, max_length=1000)]
 
     least: Annotated[int, Field(ge=1, le=1000)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for i, value in enumerate(self.values):
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ConfigError(f"got {value}, allowed is a finite number", key=f"values.{i}")
+        return self
 
     def points(self, count: int) -> tuple[Any, ...]:
         """Return so many values, evenly taken, first and last among them."""
@@ -99,14 +131,48 @@ class Recipe(Document):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.method == OWN:
+            raise ConfigError(
+                f"{OWN!r} is the name of the search's own presets; choose another", key="method"
+            )
+        if self.method == FEWER and (self.make, self.sweep.key) != (FEWER, "settings.share"):
+            raise ConfigError(
+                "all is compared with these steps: `make: fewer-steps`, and the sweep is of `settings.share`",
+                key="sweep.key",
+            )
         _fits(SETTINGS, "make", self.make, "settings", self.settings)
         for name, settings in self.learn.items():
             _fits(LESSONS, "learn", name, f"learn.{name}", settings)
-        for value in self.sweep.values:
-            self.at(value)
+        self._check_policy()
+        names = [self.at(value).point for value in self.sweep.values]
+        twice = next((i for i, name in enumerate(names) if name in names[:i]), None)
+        if twice is not None:
+            raise ConfigError(
+                f"got {self.sweep.values[twice]!r} twice, or two that are named alike",
+                key=f"sweep.values.{twice}",
+            )
         for family in self.by_family:
             self.of_family(family)
         return self
+
+    def _check_policy(self) -> None:
+        """Refuse a policy that could not run, as far as that is known before its maker completes it."""
+        if self.peer is not None:
+            beside = [key for key in ("policy", "learn", "settings") if getattr(self, key)]
+            if beside or self.make != "policy":
+                raise ConfigError("a peer brings its own cache; leave this out", key=(*beside, "make")[0])
+            return
+        data = dict(self.policy or {})
+        if self.make in CALIBRATING:
+            indicator = dict(data.get("indicator", {}))
+            ready = {name: {"x": [0.0, 1.0], "y": [0.0, 1.0]} for name in indicator.get("signals", {})}
+            data["indicator"] = {**indicator, "calibration": {**ready, **indicator.get("calibration", {})}}
+        elif self.make != "policy":
+            data["controller"] = {"kind": "pattern", "steps": "F"}
+        try:
+            Policy.parse(data)
+        except ConfigError as error:
+            raise error.at(key=f"policy.{error.key}") from None
 
     def at(self, value: Any) -> Recipe:
         """Return the recipe with its knob at a value; it has that one point only.
@@ -138,6 +204,27 @@ class Recipe(Document):
         data = _merged(super().to_data(), changes)
         data["by_family"] = {}
         return Recipe.parse(data)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a recipe from its file, which is named as its method.
+
+        Raises:
+            ConfigError: it is at fault.
+        """
+        return super().load(path).named(Path(path))
+
+    def named(self, path: Path) -> Self:
+        """Return the recipe.
+
+        Raises:
+            ConfigError: the file has not its method's name.
+        """
+        if self.method != path.stem:
+            raise ConfigError(
+                f"got {self.method!r}; name it as its file, {path.stem!r}", key="method", source=str(path)
+            )
+        return self
 
     @property
     def config(self) -> dict[str, Any]:

@@ -180,6 +180,12 @@ class Experiment(Document):
         if timed is not None and not self.search.timing_rounds:
             raise ConfigError(f"got 0; {timed} needs at least 1", key="search.timing_rounds")
         self.metrics.check_named(self.named())
+        if self.compare.seed == self.cases.seed:
+            raise ConfigError(
+                f"got {self.compare.seed}, which is cases.seed: presets were chosen on its held-out cases; "
+                "give another",
+                key="compare.seed",
+            )
         return self
 
     def named(self) -> list[tuple[str, str]]:

@@ -11,9 +11,9 @@ from autotune.search.screening import Screen
 def warm_starts(screen: Screen, count: int) -> list[Point]:
     """Return up to `count` points, the most promising first, and the seeds that replay cannot judge.
 
-    Replay knows the pipeline's own scheduler only. So a family's seeds under another one are all tried, beside
-    the points that are counted; a family without such seeds has one of the chosen points tried under each of
-    its other schedulers.
+    Replay knows the pipeline's own scheduler only. So a family's seeds under another one are all tried,
+    beside the points that are counted; a family without such seeds has one of the chosen points tried under
+    each of its other schedulers.
 
     Args:
         screen: replays points of its space.

@@ -59,9 +59,29 @@ def test_one_command_searches_compares_and_reports(
     again = run_here(*arguments, capsys=capsys, monkeypatch=monkeypatch)
     assert again.status == 2
     assert "holds a comparison already; go on with --resume" in again.one_line()
-    more = run_here(*arguments, "--resume", "--json", capsys=capsys, monkeypatch=monkeypatch)
+    words = [word.replace("fora", "taylorseer") for word in arguments]
+    more = run_here(*words, "--resume", "--json", capsys=capsys, monkeypatch=monkeypatch)
     assert more.status == 0
-    assert json.loads(more.out)["rows"] == data["rows"]
+    found = json.loads(more.out)
+    assert [row for row in found["rows"] if row["method"] != "taylorseer"] == data["rows"]
+    assert "compare.methods=[taylorseer,fewer-steps,fora]" in found["command"].replace("autotune,", "")
+
+
+@pytest.mark.usefixtures("formula")
+def test_without_a_preset_there_is_nothing_to_compare(
+    files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("compare", str(files), "--out", str(tmp_path / "run"), *FEW, "--set", "bounds.psnr_p5.min=90")
+    for _ in range(2):  # the search is run first; then it is there
+        found = run_here(*words, capsys=capsys, monkeypatch=monkeypatch)
+        assert found.status == 2
+        assert "found no preset that holds its bounds" in found.err
+
+
+def test_two_searches_take_no_options(tmp_path: Path) -> None:
+    result = command("compare", str(tmp_path), str(tmp_path), "--resume")
+    assert result.status == 2
+    assert "leave --out, --set and --resume out" in result.one_line()
 
 
 @pytest.mark.parametrize(
@@ -70,6 +90,7 @@ def test_one_command_searches_compares_and_reports(
         (("--set", "compare.methods=[teacach]"), "compare.methods: got 'teacach'; did you mean 'teacache'?"),
         (("--set", "compare.points=0"), "compare.points: got 0"),
         (("--set", "compare.cases=many"), "compare.cases: got 'many'"),
+        (("--set", "compare.seed=0"), "compare.seed: got 0, which is cases.seed"),
     ],
 )
 def test_input_at_fault_is_one_line(files: Path, words: tuple[str, ...], says: str) -> None:

@@ -19,7 +19,6 @@ from autotune.compare.peers import process as process_module
 from autotune.compare.peers import worker as worker_module
 from autotune.compare.peers.counting import counted, letters, tensor_bytes
 from autotune.compare.peers.diffusers_hooks import DiffusersHooks
-from autotune.compare.peers.installed import LIBRARIES
 from autotune.compare.peers.request import PeerRequest, write_failure
 from autotune.compare.peers.worker import measure
 from autotune.compare.recipe import Peer, Recipe
@@ -225,8 +224,8 @@ def test_a_library_that_is_not_installed_says_how(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_unknown_configuration_names_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"peer\.config: got 'MagCache'; .*MagCacheConfig"):
-        check_installed(Peer(library="diffusers", config="MagCache"))
+    with pytest.raises(ConfigError, match=r"^config: got 'MagCache'; .*MagCacheConfig"):
+        Peer(library="diffusers", config="MagCache")
 
 
 # the process
@@ -245,7 +244,7 @@ def test_a_process_measures_the_same(flux: EvaluatorSpec, evaluator: PipelineEva
 
 
 def test_a_process_that_takes_too_long_is_ended(flux: EvaluatorSpec) -> None:
-    with pytest.raises(PeerFailedError, match=r"^ended after 0\.2 s; give it more time or fewer cases$"):
+    with pytest.raises(PeerFailedError, match=r"^ended after 0\.2 s; raise compare\.peer_seconds"):
         measure_peer(asked(flux, first_block(1.0)), 0.2)
 
 
@@ -283,7 +282,6 @@ def test_recipes_sweep_what_their_library_takes(name: str) -> None:
     for value in recipe.sweep.values:
         peer = recipe.at(value).peer
         assert peer is not None
-        assert peer.config in LIBRARIES[peer.library][1]
         if peer.library == "diffusers":
             kind: Any = getattr(diffusers.hooks, peer.config)
             assert set(peer.arguments) <= {item.name for item in fields(kind)}

@@ -11,7 +11,7 @@ import pytest
 from autotune.compare.entrants import Entrant, NotRun, entrants_of
 from autotune.compare.makers import MAKERS
 from autotune.compare.methods import check_names, choose, load_recipes
-from autotune.compare.recipe import Sweep
+from autotune.compare.recipe import Recipe, Sweep
 from autotune.compare.settings import SETTINGS
 from autotune.scoring.learning import LEARNERS
 from autotune.scoring.lesson import LESSONS
@@ -134,6 +134,22 @@ def test_an_unknown_method_gets_the_nearest_names() -> None:
         ),
         (lambda text: text + "learn: {harmonika: {}}\n", "learn: got 'harmonika'; did you mean 'harmonica'"),
         (lambda text: text + "learn: {harmonica: {beta: 1}}\n", "learn.harmonica.rollouts: missing"),
+        (lambda text: text.replace("kind: hold", "kind: hould"), "policy.predictor.kind: got 'hould'"),
+        (
+            lambda text: text.replace("controller:", "controler:"),
+            "policy.controler: unknown key; did you mean 'controller'",
+        ),
+        (lambda text: text.replace("[2, 3, 4", "[-2, 3, 4"), "policy.controller.every"),
+        (lambda text: text.replace("[2, 3, 4", "[2, 2, 4"), "sweep.values.1: got 2 twice"),
+        (lambda text: text.replace("[2, 3, 4", "[.nan, 3, 4"), "sweep.values.0: got nan"),
+        (
+            lambda text: text + "peer: {library: diffusers, config: MagCacheConfig}\n",
+            "policy: a peer brings its own cache",
+        ),
+        (
+            lambda text: text + "peer: {library: diffusers, config: MagCache}\n",
+            "peer.config: got 'MagCache'; did you mean 'MagCacheConfig'",
+        ),
         (lambda text: text + "families: [fluks]\n", "families: got 'fluks'; did you mean 'flux'"),
         (lambda text: text + "by_family: {ditt: {}}\n", "by_family: got 'ditt'; did you mean 'dit'"),
     ],
@@ -145,6 +161,15 @@ def test_a_recipe_at_fault_is_one_line(tmp_path: Path, change: Callable[[str], s
         load_recipes(tmp_path)
     assert str(path) in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_the_names_that_comparisons_live_by_are_kept() -> None:
+    with pytest.raises(ConfigError, match=r"^method: 'autotune' is the name of the search's own presets"):
+        Recipe.parse({**recipe("fora").to_data(), "method": "autotune"})
+    data = {**recipe("fewer-steps").to_data(), "make": "policy", "settings": {}}
+    data |= {"sampling": {"num_steps": 20}, "sweep": {"key": "sampling.num_steps", "values": [10, 20]}}
+    with pytest.raises(ConfigError, match=r"^sweep\.key: all is compared with these steps"):
+        Recipe.parse(data)
 
 
 def test_every_maker_and_learner_says_what_may_be_set() -> None:

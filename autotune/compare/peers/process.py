@@ -56,7 +56,9 @@ def _run(command: list[str], told: Path, timeout_s: float) -> int:
         try:
             return process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            raise PeerFailedError(f"ended after {timeout_s:g} s; give it more time or fewer cases") from None
+            raise PeerFailedError(
+                f"ended after {timeout_s:g} s; raise compare.peer_seconds, or give it fewer cases"
+            ) from None
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
