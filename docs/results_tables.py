@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,8 @@ def render(page: str) -> str:
 
 
 def section(data: Mapping[str, Any]) -> Iterator[str]:
-    """Compute of all methods, speedup of the best, and how far ours are ahead."""
+    """What was run, compute of all methods, speedup of the best, and how far ours are ahead."""
+    yield from _run(data)
     volumes = data["tables"]["hypervolume"]
     order = sorted(volumes, key=lambda method: (method != OWN, method != FEWER, -volumes[method]))
     compute = data["tables"]["compute_fraction_at_lpips"]
@@ -48,6 +50,22 @@ def section(data: Mapping[str, Any]) -> Iterator[str]:
     missing = [name for name in order if name not in somewhere]
     if missing:
         yield f"- At none of these LPIPS: {', '.join(f'`{name}`' for name in missing)}."
+
+
+def _run(data: Mapping[str, Any]) -> Iterator[str]:
+    cases, search = data["cases"], data["budgets"][OWN]["search"]
+    yield (
+        f"{len(data['rows'])} rows on {cases['quality']} held-out cases (seed {cases['seed']}), "
+        f"{data['device']}. Our search: {search['trials']} trials, {search['images']} pictures, "
+        f"{search['wall_s']:.0f} s on one core. Every other method's sweep is in `budgets`."
+    )
+    yield from ("", "```sh", data["command"], "```", "")
+    reasons: dict[tuple[str, str], int] = defaultdict(int)
+    for point in data["not_run"]:
+        reasons[point["method"], point["reason"]] += 1
+    if reasons:
+        told = "; ".join(f"`{m}` ({n} points): {reason}" for (m, reason), n in reasons.items())
+        yield from (f"Not run: {told}.", "")
 
 
 def _table(
