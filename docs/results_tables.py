@@ -1,4 +1,4 @@
-"""Writes the tables of `docs/results.md` from `benchmarks/results/comparison-*.json`, between their markers.
+"""Writes the tables of `docs/results.md` and of the README from `benchmarks/results/comparison-*.json`.
 
 python docs/results_tables.py
 """
@@ -16,18 +16,34 @@ from autotune.compare.printed import leads, ranked
 from autotune.compare.recipe import FEWER, OWN
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE = ROOT / "docs" / "results.md"
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+LEADS = re.compile(r"(<!-- leads -->\n).*?(<!-- end of leads -->)", re.DOTALL)
 MARKED = re.compile(r"(<!-- tables of (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def render(page: str) -> str:
-    """The page with the tables as the committed measurements have them."""
+    """The page with the tables as the committed measurements have them, between its markers."""
 
     def filled(found: re.Match[str]) -> str:
-        file = ROOT / "benchmarks" / "results" / f"comparison-{found[2]}.json"
-        return f"{found[1]}\n{chr(10).join(section(json.loads(file.read_text())))}\n\n{found[3]}"
+        data = json.loads((RESULTS / f"comparison-{found[2]}.json").read_text())
+        return f"{found[1]}\n{chr(10).join(section(data))}\n\n{found[3]}"
 
-    return MARKED.sub(filled, page)
+    return LEADS.sub(
+        lambda found: f"{found[1]}\n{chr(10).join(summary())}\n\n{found[2]}", MARKED.sub(filled, page)
+    )
+
+
+def summary() -> Iterator[str]:
+    """The leads on all models."""
+    yield "| others' cost over ours | fewer steps: compute | time | best other method: compute | time |"
+    yield "|---|---|---|---|---|"
+    for file in sorted(RESULTS.glob("comparison-*.json")):
+        data = json.loads(file.read_text())
+        leads = [data["tables"][f"{cost}_lead"] for cost in ("compute_fraction", "latency")]
+        cells = [f"{lead['median_over_fewer_steps']:.2f}x" for lead in leads]
+        cells += [f"{lead['median_over_best']:.2f}x (least {lead['least_over_best']:.2f}x)" for lead in leads]
+        yield f"| `{data['experiment']}` | {' | '.join(cells)} |"
 
 
 def section(data: Mapping[str, Any]) -> Iterator[str]:
@@ -85,4 +101,5 @@ def _table(
 
 
 if __name__ == "__main__":
-    PAGE.write_text(render(PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(render(page.read_text()))
