@@ -163,12 +163,10 @@ class Recipe(Document):
                 raise ConfigError("a peer brings its own cache; leave this out", key=(*beside, "make")[0])
             return
         data = dict(self.policy or {})
-        if self.make in CALIBRATING:
-            indicator = dict(data.get("indicator", {}))
-            ready = {name: {"x": [0.0, 1.0], "y": [0.0, 1.0]} for name in indicator.get("signals", {})}
-            data["indicator"] = {**indicator, "calibration": {**ready, **indicator.get("calibration", {})}}
-        elif self.make != "policy":
+        if self.make not in (*CALIBRATING, "policy"):
             data["controller"] = {"kind": "pattern", "steps": "F"}
+        if self.make in CALIBRATING:
+            data["indicator"] = _calibrated(data.get("indicator", {}))
         try:
             Policy.parse(data)
         except ConfigError as error:
@@ -235,6 +233,15 @@ class Recipe(Document):
     def point(self) -> str:
         """Name of a recipe's one point, fit for a file."""
         return re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.method}-{self.sweep.values[0]}").strip("-")
+
+
+def _calibrated(indicator: Any) -> Any:
+    """An indicator's data with a calibration for each of its signals; what is no indicator as it is."""
+    signals = indicator.get("signals", {}) if isinstance(indicator, Mapping) else None
+    if not isinstance(signals, Mapping):
+        return indicator
+    ready = {name: {"x": [0.0, 1.0], "y": [0.0, 1.0]} for name in signals}
+    return {**indicator, "calibration": {**ready, **indicator.get("calibration", {})}}
 
 
 def _fits(

@@ -139,6 +139,10 @@ def test_an_unknown_method_gets_the_nearest_names() -> None:
             lambda text: text.replace("controller:", "controler:"),
             "policy.controler: unknown key; did you mean 'controller'",
         ),
+        (
+            lambda text: text.replace("policy:", "make: calibrated\npolicy:\n  indicator: 3"),
+            "policy.indicator: ",
+        ),
         (lambda text: text.replace("[2, 3, 4", "[-2, 3, 4"), "policy.controller.every"),
         (lambda text: text.replace("[2, 3, 4", "[2, 2, 4"), "sweep.values.1: got 2 twice"),
         (lambda text: text.replace("[2, 3, 4", "[.nan, 3, 4"), "sweep.values.0: got nan"),
