@@ -260,7 +260,12 @@ def test_every_trial_has_a_seed_of_its_own() -> None:
 
 def test_the_same_seed_searches_the_same_points(tmp_path: Path) -> None:
     # neither family's points depend on what was measured before the sampler models anything
-    same = {"search.sampler": "random", "search.screening": False, "search.warm_starts": 7}
+    same = {
+        "search.sampler": "random",
+        "search.screening": False,
+        "search.warm_starts": 7,
+        "search.trials": 10,
+    }
     other = {**same, "search.seed": 1}
     searches = [Search(tmp_path / str(i), changes) for i, changes in enumerate((same, same, other))]
     for search in searches:
