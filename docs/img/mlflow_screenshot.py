@@ -1,6 +1,6 @@
 """Makes `docs/img/mlflow-compare.png`: two short searches, compared in MLflow's own UI by a real browser.
 
-    python docs/img/mlflow_screenshot.py [--folder runs/mlflow-screenshot]
+    python -m docs.img.mlflow_screenshot [--folder runs/mlflow-screenshot]
 
 Needs Chromium (`apt-get install chromium`). Searches that are in the folder already are not run again.
 """
@@ -23,11 +23,9 @@ from urllib.error import URLError
 from urllib.parse import quote, urlencode
 from urllib.request import Request, urlopen
 
+from tests.report.browser import browser, chromium
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # the tests' browser is no part of the package
-
-from tests.report.browser import browser, chromium  # noqa: E402
-
 PICTURE = Path(__file__).with_name("mlflow-compare.png")
 # short, and without timing, so that a busy machine draws the same picture
 SHORT = {
