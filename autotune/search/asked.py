@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
 from autotune.search.error_model import COHERENCE, Weighting
+from autotune.search.gaps import Even, Rule
 from xslim.policy.document import Document
 from xslim.policy.policy import Policy
 
@@ -24,7 +25,8 @@ class Schedule(Document):
         tilt: how much more late steps weigh than the profile says; see `Weighting`.
         bend: likewise of both ends.
         coherence: how far errors of neighbouring steps add up; 0 makes the schedule that of DPCache.
-        rule: the exact schedule to start from: the least sum of its gaps, or the least worst gap (LeMiCa).
+        rule: the exact schedule to start from: the least sum of its gaps, or the least worst gap (LeMiCa);
+            or `even`: evenly spread whatever the profile says (FORA), but for tilt and bend.
     """
 
     full_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
@@ -33,7 +35,7 @@ class Schedule(Document):
     tilt: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
     bend: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
     coherence: Annotated[float, Field(ge=0.0, le=1.0)] = COHERENCE
-    rule: Literal["sum", "max"] = "sum"
+    rule: Rule | Even = "sum"
 
     @property
     def weighting(self) -> Weighting:

@@ -36,7 +36,7 @@ class Search(Document):
         screening: whether replayed trajectories propose points; if not, all but warm starts are sampled.
         timing_rounds: A B B A rounds of every candidate; 0 for objectives that need no time.
         certify: front members measured on the held-out cases.
-        warm_starts: points chosen by replay before anything is measured, at most as many as trials.
+        warm_starts: points chosen by replay before anything is measured, beside the seeds of the space.
         rectify: whether patterns are also certified with a corrector, fitted on the search cases, whose
             residuals are held in memory.
         neighbours: share of the trials, the last ones, that look around members of the front for cliffs.

@@ -20,6 +20,7 @@ from xslim.policy.policy import Predictor
 
 MAX_GAP = 24  # longest run of skips considered: half of the usual 50 steps
 Rule = Literal["sum", "max"]
+Even = Literal["even"]  # the rule that asks for no costs, see `evenly`
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +103,29 @@ def plans(costs: Array, rule: Rule = "sum") -> list[Plan]:
         best[np.tril_indices(steps)] = np.inf
         parents.append(parent)
     return found
+
+
+def evenly(weights: Array, count: int, max_gap: int = MAX_GAP) -> tuple[int, ...]:
+    """Return steps that part the weights evenly: every k-th one of equal weights.
+
+    Source: FORA, arXiv:2407.01425, for equal weights.
+
+    Args:
+        weights: [steps], positive.
+        count: computed steps; clipped to the steps there are, and raised until the gaps are allowed.
+        max_gap: skips in a row at most.
+    """
+    steps = len(weights)
+    before = np.cumsum(weights) - weights
+    count = min(max(count, 1), steps)
+    shares = np.arange(count) / count * float(np.sum(weights))
+    found = np.searchsorted(before, shares * (1 + 1e-9), side="right") - 1
+    rank = np.arange(count)
+    found = np.maximum.accumulate(found - rank) + rank  # no step twice
+    found = np.minimum(found, steps - count + rank)
+    if count < steps and int(np.max(np.diff([*found, steps]))) - 1 > max_gap:
+        return evenly(weights, count + 1, max_gap)
+    return tuple(int(step) for step in found)
 
 
 def _backtrack(parents: list[NDArray[np.int64]], i: int, j: int) -> tuple[int, ...]:

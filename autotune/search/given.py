@@ -20,7 +20,7 @@ GIVEN = "given"  # name of their family
 def with_given(
     space: SearchSpace, presets: Sequence[str], published: bool, model: ModelSignature
 ) -> SearchSpace:
-    """Return a space with one more family: the choice among given policies.
+    """Return a space with one more family: the choice among given policies. The presets are its seeds.
 
     Args:
         space: the space as it is written.
@@ -31,16 +31,14 @@ def with_given(
     Raises:
         ConfigError: a preset cannot be read, or the space has a family of this name.
     """
-    policies = [
-        *(published_rules() if published else {}).values(),
-        *(_remapped(name, model) for name in presets),
-    ]
+    asked = [_remapped(name, model) for name in presets]
+    policies = [*asked, *(published_rules() if published else {}).values()]
     if not policies:
         return space
     if GIVEN in space.families:
         raise ConfigError("is the name of the given policies; choose another", key=f"families.{GIVEN}")
     choices = Choice(choices=tuple(policies))
-    family = Family(base=policies[0], params={POLICY: choices}, seeds=tuple({POLICY: p} for p in policies))
+    family = Family(base=policies[0], params={POLICY: choices}, seeds=tuple({POLICY: p} for p in asked))
     return space.model_copy(update={"families": {**space.families, GIVEN: family}})
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from autotune.scoring.sampling import REFERENCE
 from autotune.search.error_model import Weighting
-from autotune.search.family import SCHEDULER, Family
+from autotune.search.family import POLICY, SCHEDULER, Family
 from autotune.search.ranges import Choice, FloatRange, IntRange
 from autotune.search.space import SearchSpace
 
@@ -47,7 +47,8 @@ def budgets(space: SearchSpace) -> Iterator[Point]:
     """Schedules and thresholds over every budget, with every predictor, as the profile weighs the steps.
 
     Schedules come as the error model wants them, as sums of gaps (DPCache), as least worst gaps (LeMiCa),
-    and with refreshes in place of computed steps; as far as the space searches these keys.
+    and with refreshes in place of computed steps, and evenly spread; as far as the space searches these keys.
+    Whole policies come as they are.
     """
     yield from variants(space, [Weighting()])
     for name, family in space.families.items():
@@ -55,6 +56,8 @@ def budgets(space: SearchSpace) -> Iterator[Point]:
             yield from _classics(name, family)
         if CRITICAL in family.params:
             yield from _thresholds(name, family)
+        if POLICY in family.params:
+            yield from ((name, {POLICY: policy}) for policy in _choices(family, POLICY))
 
 
 def variants(space: SearchSpace, weightings: Sequence[Weighting]) -> Iterator[Point]:
@@ -73,9 +76,8 @@ def _classics(name: str, family: Family) -> Iterator[Point]:
     for base in _with_predictors(_plain(family)):
         for full in _whole(family.params[FULL])[::2]:
             point = {**base, FULL: full}
-            yield name, _clipped(family, {**point, **_weighting(plain)})
-            if "schedule.rule" in family.params:
-                yield name, _clipped(family, {**point, **_weighting(plain), "schedule.rule": "max"})
+            for rule in _choices(family, "schedule.rule"):
+                yield name, _clipped(family, {**point, **_weighting(plain), "schedule.rule": rule})
         for full in _whole(family.params[FULL])[1::6]:
             for refreshes in REFRESHES:
                 fewer = {FULL: full - refreshes // 2, "schedule.refreshes": refreshes}

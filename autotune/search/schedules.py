@@ -15,7 +15,7 @@ import numpy as np
 from autotune.scoring.profile import Array, Profile
 from autotune.search.asked import Schedule
 from autotune.search.error_model import Weighting, log_error
-from autotune.search.gaps import MAX_GAP, Plan, Rule, gap_costs, plans, step_errors
+from autotune.search.gaps import MAX_GAP, Even, Plan, Rule, evenly, gap_costs, plans, step_errors
 from autotune.search.replay import Replay
 from xslim.policy.controller import ControllerState, error_growth
 from xslim.policy.decision import Action, StepInfo
@@ -64,7 +64,7 @@ class Scheduler:
         return "".join(self._refreshed(policy, letters, steps, asked, self._matrix(weighting)))
 
     def computed_steps(
-        self, predictor: Predictor, full_steps: int, weighting: Weighting = PLAIN, rule: Rule = "sum"
+        self, predictor: Predictor, full_steps: int, weighting: Weighting = PLAIN, rule: Rule | Even = "sum"
     ) -> tuple[int, ...]:
         """Return which steps to compute, so many in all, first one included.
 
@@ -72,8 +72,10 @@ class Scheduler:
             predictor: what fills the skipped steps.
             full_steps: number of computed steps; clipped to what a schedule can have.
             weighting: how steps weigh; without coherence the result is the exact optimum.
-            rule: of which sum of gaps or worst gap.
+            rule: of which sum of gaps or worst gap; or `even`.
         """
+        if rule == "even":
+            return evenly(weighting.sensitivity(np.ones(self.profile.num_steps)), full_steps, self.max_gap)
         planned = self.planned(predictor, weighting, rule)
         fewest = next(count for count, plan in enumerate(planned) if plan.steps)
         count = min(max(full_steps, fewest), self.profile.num_steps)

@@ -57,7 +57,7 @@ EXPERIMENT: dict[str, Any] = {
     "name": "formula",
     "model": {"path": "somewhere/local/model", "num_steps": STEPS, "prompts": [0, 1, 2]},
     "search_space": "space.yaml",
-    "search": {"trials": 14, "certify": 4, "certify_rounds": 1, "published": False},
+    "search": {"trials": 14, "warm_starts": 11, "certify": 4, "certify_rounds": 1, "published": False},
     "cases": {"search": 4, "holdout": 6, "batch": 4},
     "metrics": {"net": "net"},
     "objectives": ["latency", "psnr"],

@@ -7,7 +7,8 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from autotune.search.gaps import gap_costs, plans, step_errors
+from autotune.search.error_model import Weighting
+from autotune.search.gaps import evenly, gap_costs, plans, step_errors
 from autotune.search.replay import Replay
 from tests.search.residuals import HOLD, NEWTON, NEWTON2, gap_sums, random_profile, residual_errors
 from xslim.policy.policy import Predictor
@@ -77,3 +78,26 @@ def test_the_two_rules_differ() -> None:
         assert sum(gap_sums(profile, vectors, HOLD, even.steps)) >= least.cost - 1e-9
         assert max(gap_sums(profile, vectors, HOLD, least.steps)) >= even.cost - 1e-9
     assert differ
+
+
+@pytest.mark.parametrize("every", [1, 2, 3, 5])
+def test_equal_weights_give_every_kth_step(every: int) -> None:
+    assert evenly(np.ones(30), 30 // every) == tuple(range(0, 30, every))
+
+
+@pytest.mark.parametrize("tilt", [-6.0, 0.0, 2.0, 6.0])
+@pytest.mark.parametrize("count", [-1, 1, 2, 7, 19, 20, 99])
+def test_steps_are_parted_evenly(tilt: float, count: int) -> None:
+    weights = Weighting(tilt=tilt).sensitivity(np.ones(20))
+    found = evenly(weights, count)
+    assert len(set(found)) == min(max(count, 1), 20)
+    assert found[0] == 0
+    assert list(found) == sorted(found)
+    assert found[-1] < 20
+    assert (tilt <= 0) or np.mean(found) >= np.mean(evenly(np.ones(20), count)), "late steps weigh more"
+
+
+def test_even_gaps_are_no_longer_than_allowed() -> None:
+    assert evenly(np.ones(20), 2, max_gap=4) == (0, 5, 10, 15)
+    assert evenly(np.ones(20), 2, max_gap=9) == (0, 10)
+    assert evenly(np.ones(4), 1, max_gap=0) == (0, 1, 2, 3)

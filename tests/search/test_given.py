@@ -8,6 +8,7 @@ from autotune.scoring.doubles import FormulaEvaluator
 from autotune.search.family import POLICY
 from autotune.search.given import GIVEN, published_rules, with_given
 from autotune.search.schedules import Scheduler
+from autotune.search.screening import Screen
 from autotune.search.space import SearchSpace
 from tests.search.support import SPACE
 from xslim.errors import ConfigError
@@ -20,9 +21,11 @@ PROFILE = FormulaEvaluator(50).profile(())
 def test_every_published_rule_is_a_policy_and_can_be_replayed() -> None:
     space = with_given(SearchSpace.parse(SPACE), (), True, PROFILE.signature)
     scheduler = Scheduler(PROFILE)
-    seeds = space.families[GIVEN].seeds
-    assert len(seeds) == len(published_rules()) == 8
-    for seed in seeds:
+    assert not space.families[GIVEN].seeds, "replay judges them"
+    screen = Screen(space, scheduler, ("compute_fraction", "psnr"), {})
+    points = [params for family, params in screen.points() if family == GIVEN]
+    assert len(points) == len(published_rules()) == 8
+    for seed in points:
         policy = space.policy(GIVEN, seed, PROFILE.calibration, scheduler)
         assert scheduler.replay.run(policy).compute_fraction < 1
         encoded = space.encode(GIVEN, seed)

@@ -97,7 +97,7 @@ def test_every_family_is_looked_at_in_full_at_one_number_of_steps(
     found = [p for family, p in screen_of(space).points() if family == "pattern"]
     assert {p["request.num_steps"] for p in found} == {first} | others
     assert {p["request.num_steps"] for p in found if p["schedule.refreshes"]} == {first}
-    assert len(warm_starts(screen_of(space), 12)) == 12
+    assert len(warm_starts(screen_of(space), 12)) == 13, "and the space's seed"
 
 
 def test_seeds_are_sampled_as_the_reference_unless_they_say_otherwise() -> None:
@@ -170,7 +170,7 @@ def test_warm_starts_try_other_steps_and_every_scheduler() -> None:
     space = joint_space()
     screen = screen_of(space)
     points = warm_starts(screen, 10)
-    assert len(points) == 10
+    assert len(points) == 11
     samplings = [space.families[family].sampling(params) for family, params in points]
     assert [s.scheduler.name for s in samplings if s.scheduler is not None] == [SOLVER]
     assert len({s.num_steps for s in samplings}) > 2

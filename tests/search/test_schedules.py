@@ -189,6 +189,16 @@ def test_a_smooth_schedule_is_never_worse_than_its_exact_start(scheduler: Schedu
 # patterns
 
 
+def test_even_steps_ask_nothing_of_the_profile(scheduler: Scheduler) -> None:
+    policy = pattern("F", predictor=NEWTON.to_data())
+    asked = Schedule(full_steps=15, rule="even", coherence=0.9)
+    assert scheduler.pattern(policy, asked) == "F." * 15
+    late = scheduler.pattern(policy, asked.model_copy(update={"tilt": 2.0}))
+    assert late.count("F") == 15
+    assert late[:15].count("F") < 7
+    assert scheduler.pattern(policy, asked.model_copy(update={"refreshes": 1})).count("B") == 1
+
+
 @pytest.mark.parametrize("polish", ["T", "B", "BT", "TB"])
 @pytest.mark.parametrize("refreshes", [0, 1, 2, 12])
 def test_a_pattern_keeps_its_budget(scheduler: Scheduler, polish: str, refreshes: int) -> None:

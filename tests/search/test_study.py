@@ -67,8 +67,8 @@ def test_warm_starts_come_first(tmp_path: Path) -> None:
     search = Search(tmp_path, {"search.warm_starts": 7})
     search.run()
     sources = [row.source for row in search.rows]
-    assert sources[:7] == ["warm start"] * 7
-    assert set(sources[7:]) <= {"screening", "sampler", "neighbour"}
+    assert sources[:8] == ["warm start"] * 8, "the seed of the space and seven"
+    assert set(sources[8:]) <= {"screening", "sampler", "neighbour"}
     assert [trial.user_attrs.get("source", "sampler") for trial in search.trials] == sources
 
 
@@ -263,7 +263,7 @@ def test_the_same_seed_searches_the_same_points(tmp_path: Path) -> None:
     same = {
         "search.sampler": "random",
         "search.screening": False,
-        "search.warm_starts": 7,
+        "search.warm_starts": 6,
         "search.trials": 10,
     }
     other = {**same, "search.seed": 1}
