@@ -45,10 +45,18 @@ def compare(
     loaded = load_experiment(target, overrides or ())
     folder = RunFolder(out or Path("runs") / loaded.name)
 
-    from autotune.compare.methods import check_names, load_recipes, methods_folders
+    from autotune.compare.methods import (
+        check_families,
+        check_names,
+        family_of,
+        load_recipes,
+        methods_folders,
+    )
 
     recipes = load_recipes(*methods_folders(target))
     check_names(recipes, loaded.compare.methods, str(target))  # told before anything runs
+    if (family := family_of(loaded.model.path)) is not None:
+        check_families(recipes, loaded.compare.methods, family, str(target))
     before = _check(loaded, target, folder, resume)
     if before is not None and loaded.compare.methods is not None:
         overrides = _with_methods(overrides or [], [*loaded.compare.methods, *methods_of(before)], recipes)

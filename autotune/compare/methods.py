@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from autotune.compare.recipe import FEWER, OWN, Recipe
+from autotune.scoring.geometry import geometry_of
 from xslim.errors import ConfigError
 from xslim.policy.document import suggest
 from xslim.runtime.adapters import ADAPTERS
@@ -64,6 +65,35 @@ def check_names(known: Mapping[str, Recipe], names: Sequence[str] | None, source
             )
 
 
+def check_families(
+    known: Mapping[str, Recipe], names: Sequence[str] | None, family: str, source: str | None = None
+) -> None:
+    """Check that methods apply to a family of models, the known ones among them.
+
+    Raises:
+        ConfigError: one does not.
+    """
+    for name in names or ():
+        recipe = known.get(name)
+        if recipe is not None and recipe.families and family not in recipe.families:
+            raise ConfigError(
+                f"got {name!r}, which is for {', '.join(recipe.families)}; the model is a {family}",
+                key="compare.methods",
+                source=source,
+            )
+
+
+def family_of(model_path: str) -> str | None:
+    """The family of a local or well-known model, from its configs alone; None of another one."""
+    try:
+        geometry = geometry_of(model_path)
+    except ConfigError:  # a pipeline without an autoencoder, say
+        return None
+    if geometry is None or geometry.transformer not in ADAPTERS:
+        return None
+    return ADAPTERS[geometry.transformer].family
+
+
 def choose(known: Mapping[str, Recipe], names: Sequence[str] | None, family: str) -> list[Recipe]:
     """Return the recipes that a comparison runs, as they are for a family of models.
 
@@ -76,14 +106,8 @@ def choose(known: Mapping[str, Recipe], names: Sequence[str] | None, family: str
         ConfigError: a method is unknown, or does not apply to the family.
     """
     check_names(known, names)
+    check_families(known, names, family)
     wanted = list(known) if names is None else [name for name in names if name != OWN]
-    for name in wanted:
-        recipe = known[name]
-        if names is not None and recipe.families and family not in recipe.families:
-            raise ConfigError(
-                f"got {name!r}, which is for {', '.join(recipe.families)}; the model is a {family}",
-                key="compare.methods",
-            )
     if FEWER not in known:
         raise ConfigError(f"no recipe {FEWER!r}, which all is compared with; copy it from the repository")
     chosen = [known[name] for name in dict.fromkeys([FEWER, *wanted])]

@@ -88,6 +88,15 @@ def test_two_searches_take_no_options(tmp_path: Path) -> None:
     ("words", "says"),
     [
         (("--set", "compare.methods=[teacach]"), "compare.methods: got 'teacach'; did you mean 'teacache'?"),
+        (
+            (
+                "--set",
+                f"model.path={ROOT}/experiments/models/dit-digits",
+                "--set",
+                "compare.methods=[teacache]",
+            ),
+            "compare.methods: got 'teacache', which is for flux, hunyuanvideo; the model is a dit",
+        ),
         (("--set", "compare.points=0"), "compare.points: got 0"),
         (("--set", "compare.cases=many"), "compare.cases: got 'many'"),
         (("--set", "compare.seed=0"), "compare.seed: got 0, which is cases.seed"),

@@ -10,7 +10,7 @@ import pytest
 
 from autotune.compare.entrants import Entrant, NotRun, entrants_of
 from autotune.compare.makers import MAKERS
-from autotune.compare.methods import check_names, choose, load_recipes
+from autotune.compare.methods import check_names, choose, family_of, load_recipes
 from autotune.compare.recipe import Recipe, Sweep
 from autotune.compare.settings import SETTINGS
 from autotune.scoring.learning import LEARNERS
@@ -102,6 +102,13 @@ def test_a_method_for_other_families_is_left_out_or_refused() -> None:
     assert "teacache" not in [r.method for r in choose(RECIPES, None, "dit")]
     with pytest.raises(ConfigError, match="'teacache', which is for flux, hunyuanvideo; the model is a dit"):
         choose(RECIPES, ["teacache"], "dit")
+
+
+def test_a_familys_name_is_known_before_the_model_is_loaded(tmp_path: Path) -> None:
+    assert family_of("experiments/models/flux-digits") == "flux"
+    assert family_of("black-forest-labs/FLUX.1-dev") == "flux"
+    assert family_of("nobody/knows-it") is None
+    assert family_of(str(tmp_path)) is None
 
 
 def test_fewer_steps_are_always_compared() -> None:
