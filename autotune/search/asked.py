@@ -13,6 +13,7 @@ from xslim.policy.policy import Policy
 
 # searched keys below these are no policy keys: they ask the profile for a schedule, or for a threshold
 SCHEDULE, QUANTILE = "schedule", "quantile"
+Coefficient = Annotated[float, Field(ge=-10.0, le=10.0)]
 
 
 class Schedule(Document):
@@ -24,6 +25,7 @@ class Schedule(Document):
         polish: letters that the refreshes take in turn.
         tilt: how much more late steps weigh than the profile says; see `Weighting`.
         bend: likewise of both ends.
+        wave_3, wave_4, wave_5, wave_6, wave_7, wave_8: likewise in finer and finer waves.
         coherence: how far errors of neighbouring steps add up; 0 makes the schedule that of DPCache.
         rule: the exact schedule to start from: the least sum of its gaps, or the least worst gap (LeMiCa);
             or `even`: evenly spread whatever the profile says (FORA), but for tilt and bend.
@@ -32,15 +34,22 @@ class Schedule(Document):
     full_steps: Annotated[int, Field(ge=1, le=10_000)] = 1
     refreshes: Annotated[int, Field(ge=0, le=10_000)] = 0
     polish: Annotated[str, Field(pattern=r"^[BT]{1,100}$")] = "B"
-    tilt: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
-    bend: Annotated[float, Field(ge=-10.0, le=10.0)] = 0.0
+    tilt: Coefficient = 0.0
+    bend: Coefficient = 0.0
+    wave_3: Coefficient = 0.0
+    wave_4: Coefficient = 0.0
+    wave_5: Coefficient = 0.0
+    wave_6: Coefficient = 0.0
+    wave_7: Coefficient = 0.0
+    wave_8: Coefficient = 0.0
     coherence: Annotated[float, Field(ge=0.0, le=1.0)] = COHERENCE
     rule: Rule | Even = "sum"
 
     @property
     def weighting(self) -> Weighting:
         """How steps weigh."""
-        return Weighting(self.tilt, self.bend, self.coherence)
+        waves = (self.wave_3, self.wave_4, self.wave_5, self.wave_6, self.wave_7, self.wave_8)
+        return Weighting(self.tilt, self.bend, self.coherence, waves)
 
 
 class Quantile(Document):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from autotune.scoring.sampling import REFERENCE
-from autotune.search.error_model import Weighting
+from autotune.search.error_model import WAVES, Weighting
 from autotune.search.family import POLICY, SCHEDULER, Family
 from autotune.search.ranges import Choice, FloatRange, IntRange
 from autotune.search.space import SearchSpace
@@ -123,10 +123,12 @@ def _whole(searched: object) -> list[int]:
 
 
 def _weighting(weighting: Weighting) -> dict[str, float]:
+    waves = (*weighting.waves, *[0.0] * WAVES)[:WAVES]
     return {
         "schedule.tilt": weighting.tilt,
         "schedule.bend": weighting.bend,
         "schedule.coherence": weighting.coherence,
+        **{f"schedule.wave_{order}": wave for order, wave in enumerate(waves, 3)},
     }
 
 

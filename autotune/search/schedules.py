@@ -1,7 +1,8 @@
 """The scheduler: turns what a search asks for, such as eleven computed steps, into a policy of the profile.
 
-Static schedules start from the exact optimum of a sum of gaps (`gaps`), and single computed steps are then
-moved as long as the error model, which also knows that errors add up or cancel, finds it better.
+Static schedules start from the exact optimum of a sum of gaps (`gaps`) and from an even one. Single computed
+steps are moved as long as the error model, which also knows that errors add up or cancel, finds it better,
+and the better of the two ends is taken.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ class Scheduler:
             return planned[count].steps
         key = (predictor, count, weighting, rule)
         if key not in self._found:
-            self._found[key] = self._moved(predictor, planned[count].steps, self._matrix(weighting))
+            matrix = self._matrix(weighting)
+            starts = (planned[count].steps, evenly(np.ones(self.profile.num_steps), count, self.max_gap))
+            moved = [self._moved(predictor, start, matrix) for start in dict.fromkeys(starts)]
+            self._found[key] = min(moved, key=lambda found: found[1])[0]
         return self._found[key]
 
     def planned(self, predictor: Predictor, weighting: Weighting = PLAIN, rule: Rule = "sum") -> list[Plan]:
@@ -147,8 +151,10 @@ class Scheduler:
             self._matrices[weighting] = weighting.matrix(self.profile.sensitivity)
         return self._matrices[weighting]
 
-    def _moved(self, predictor: Predictor, steps: tuple[int, ...], matrix: Array) -> tuple[int, ...]:
-        """Move single computed steps while the error model's estimate falls."""
+    def _moved(
+        self, predictor: Predictor, steps: tuple[int, ...], matrix: Array
+    ) -> tuple[tuple[int, ...], float]:
+        """Move single computed steps while the error model's estimate falls; return it too."""
 
         def error(chosen: tuple[int, ...]) -> float:
             return float(log_error(self._products(predictor, chosen), matrix))
@@ -160,7 +166,7 @@ class Scheduler:
                 best, least = self._best_move(best, place, least, error)
             if least >= before - 1e-9:
                 break
-        return best
+        return best, least
 
     def _best_move(
         self,

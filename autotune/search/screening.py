@@ -31,7 +31,7 @@ TRUSTED = 0.8  # rank correlation below which the model proposes nothing
 REFIT = 4  # measured trials between two fits, at least; later a twentieth of all
 FITTED = 200  # trials that are fitted to, the latest: more cost time and tell little
 REMEMBERED = 2000  # candidates; each takes 20 KiB at 50 steps
-GRID = 0.25  # tilt and bend are rounded to it, so that schedules are computed once
+GRID = 0.25  # tilt, bend and waves are rounded to it, so that schedules are computed once
 OPTIMISM = 0.5  # standard deviations by which a prediction is taken to be better than it is
 MOST_COMPUTE = 0.6  # share of the uncached MACs above which nothing is proposed: it saves too little
 UNKNOWN = Replayed((), math.nan, np.full((1, 1), math.nan))  # of a policy that cannot be replayed
@@ -293,10 +293,10 @@ class Screen:
 
 def _around(fitted: Weighting) -> list[Weighting]:
     """The fitted weighting on a grid, and its neighbours."""
-    tilt, bend = (round(v / GRID) * GRID for v in (fitted.tilt, fitted.bend))
+    tilt, bend, *waves = (round(v / GRID) * GRID for v in (fitted.tilt, fitted.bend, *fitted.waves))
     coherence = min(0.99, round(fitted.coherence, 2))
     steps = ((0, 0), (GRID, 0), (-GRID, 0), (0, GRID), (0, -GRID))
-    return [Weighting(tilt + a, bend + b, coherence) for a, b in steps]
+    return [Weighting(tilt + a, bend + b, coherence, tuple(waves)) for a, b in steps]
 
 
 def _spread_order(values: Sequence[float], indices: Sequence[int]) -> list[int]:

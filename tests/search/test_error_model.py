@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autotune.search.error_model import MIN_TRIALS, Weighting, fit, log_error, rank_correlation
+from autotune.search.error_model import MIN_TRIALS, WAVES, Weighting, fit, log_error, rank_correlation
 from tests.search.residuals import HOLD, NEWTON, random_profile, residual_errors
 
 STEPS = 16
@@ -95,6 +95,34 @@ def test_a_fit_finds_what_made_the_measurements(true: Weighting) -> None:
         assert given * value > 0.3 * given**2 or given == 0.0
         assert abs(value) <= max(1.5 * abs(given), 0.75)
     assert fitted.coherence < Weighting().coherence
+
+
+WAVES_TRUE = Weighting(coherence=0.9, waves=(2.5, 0.0, -2.0))
+
+
+def test_a_wave_is_a_legendre_polynomial() -> None:
+    x = np.linspace(-1, 1, STEPS)
+    ratio = np.log(Weighting(waves=(0.5, -1.0)).sensitivity(MEASURED) / MEASURED)
+    third, fourth = (5 * x**3 - 3 * x) / 2, (35 * x**4 - 30 * x**2 + 3) / 8
+    assert ratio == pytest.approx(0.5 * third - fourth)
+
+
+def test_waves_are_fitted_where_they_foresee_better() -> None:
+    seen, unseen = trials(80, 1), trials(30, 2)
+    found = fit(list(seen), list(measured_logs(seen, WAVES_TRUE)), MEASURED)
+    assert found is not None
+    assert len(found.weighting.waves) == WAVES
+    assert found.weighting.waves[0] > 0.3
+    truth = measured_logs(unseen, WAVES_TRUE, seed=1)
+    assert rank_correlation(log_error(unseen, found.weighting.matrix(MEASURED)), truth) > 0.98
+
+
+def test_noise_has_no_waves() -> None:
+    seen = trials(40, 1)
+    logs = measured_logs(seen, FLAT) + np.random.default_rng(3).normal(0, 1.0, 40)
+    found = fit(list(seen), list(logs), MEASURED)
+    assert found is not None
+    assert found.weighting.waves == ()
 
 
 def test_noise_is_not_trusted() -> None:

@@ -108,6 +108,17 @@ def test_variants_weigh_as_asked_and_stay_in_range() -> None:
     check(space, points)
 
 
+def test_waves_reach_a_space_that_searches_them() -> None:
+    data = merged(SPACE, {})
+    wave = {"type": "float", "low": -1.0, "high": 1.0}
+    data["families"]["pattern"]["params"] |= {"schedule.wave_3": wave, "schedule.wave_8": wave}
+    waved = Weighting(waves=(0.5, 9.0, 0.0, 0.0, 0.0, -7.0))
+    points = list(variants(SearchSpace.parse(data), [waved, Weighting()]))
+    found = {(p["schedule.wave_3"], p["schedule.wave_8"]) for _, p in points}
+    assert found == {(0.5, -1.0), (0.0, 0.0)}
+    assert not any("schedule.wave_4" in params for _, params in points)
+
+
 def test_a_wide_range_is_thinned() -> None:
     data = merged(SPACE, {})
     data["families"]["pattern"]["params"][FULL] = {"type": "int", "low": 2, "high": 500}
