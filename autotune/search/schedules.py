@@ -7,9 +7,9 @@ and the better of the two ends is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby, pairwise
+from itertools import groupby
 
 import numpy as np
 
@@ -17,13 +17,12 @@ from autotune.scoring.profile import Array, Profile
 from autotune.search.asked import Schedule
 from autotune.search.error_model import Weighting, log_error
 from autotune.search.gaps import MAX_GAP, Even, Plan, Rule, evenly, gap_costs, plans, step_errors
+from autotune.search.moves import Mover
 from autotune.search.replay import Replay
 from xslim.policy.controller import ControllerState, error_growth
 from xslim.policy.decision import Action, StepInfo
 from xslim.policy.policy import DualThreshold, Pattern, Policy, Predictor
 
-MOVES = (-1, 1, -2, 2, -3, 3)  # by how much a computed step is moved
-SWEEPS = 12  # over all computed steps
 WINDOW = 10  # steps whose growth is summed at most, where a policy allows any number of skips
 PLAIN = Weighting(coherence=0.0)
 
@@ -46,6 +45,7 @@ class Scheduler:
     _plans: dict[tuple[Predictor, Weighting, Rule], list[Plan]] = field(default_factory=dict)
     _found: dict[tuple[Predictor, int, Weighting, Rule], tuple[int, ...]] = field(default_factory=dict)
     _matrices: dict[Weighting, Array] = field(default_factory=dict)
+    _movers: dict[Predictor, Mover] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "replay", Replay(self.profile, self.reference))
@@ -86,7 +86,8 @@ class Scheduler:
         if key not in self._found:
             matrix = self._matrix(weighting)
             starts = (planned[count].steps, evenly(np.ones(self.profile.num_steps), count, self.max_gap))
-            moved = [self._moved(predictor, start, matrix) for start in dict.fromkeys(starts)]
+            mover = self._mover(predictor)
+            moved = [mover.improved(start, matrix) for start in dict.fromkeys(starts)]
             self._found[key] = min(moved, key=lambda found: found[1])[0]
         return self._found[key]
 
@@ -151,58 +152,10 @@ class Scheduler:
             self._matrices[weighting] = weighting.matrix(self.profile.sensitivity)
         return self._matrices[weighting]
 
-    def _moved(
-        self, predictor: Predictor, steps: tuple[int, ...], matrix: Array
-    ) -> tuple[tuple[int, ...], float]:
-        """Move single computed steps while the error model's estimate falls; return it too."""
-
-        def error(chosen: tuple[int, ...]) -> float:
-            return float(log_error(self._products(predictor, chosen), matrix))
-
-        best, least = steps, error(steps)
-        for _ in range(SWEEPS):
-            before = least
-            for place in range(1, len(best)):
-                best, least = self._best_move(best, place, least, error)
-            if least >= before - 1e-9:
-                break
-        return best, least
-
-    def _best_move(
-        self,
-        steps: tuple[int, ...],
-        place: int,
-        least: float,
-        error: Callable[[tuple[int, ...]], float],
-    ) -> tuple[tuple[int, ...], float]:
-        best = steps
-        for move in MOVES:
-            step = steps[place] + move
-            if not 0 < step < self.profile.num_steps or step in steps:
-                continue
-            changed = tuple(sorted({*steps, step} - {steps[place]}))
-            bounds = [*changed, self.profile.num_steps]
-            if max(b - a for a, b in pairwise(bounds)) - 1 > self.max_gap:
-                continue
-            value = error(changed)
-            if value < least:
-                best, least = changed, value
-        return best, least
-
-    def _products(self, predictor: Predictor, steps: tuple[int, ...]) -> Array:
-        """Inner products of the residual errors of a schedule of computed steps and skips."""
-        size = self.profile.num_steps
-        used = np.zeros((size, size))
-        kept: tuple[int, ...] = ()
-        computed = set(steps)
-        for step in range(size):
-            if step in computed:
-                used[step, step] = 1.0
-                kept = (step, *kept)[: predictor.history]
-                continue
-            w = self.replay.predicted(predictor, kept, step)
-            used[step, list(kept[: len(w)])] = w
-        return self.replay.products(used - np.eye(size))
+    def _mover(self, predictor: Predictor) -> Mover:
+        if predictor not in self._movers:
+            self._movers[predictor] = Mover(self.replay, predictor, self.max_gap)
+        return self._movers[predictor]
 
     def _refreshed(
         self, policy: Policy, letters: list[str], steps: tuple[int, ...], asked: Schedule, matrix: Array

@@ -15,7 +15,8 @@ from autotune.scoring.profile import Profile
 from autotune.search.asked import Schedule
 from autotune.search.error_model import Weighting
 from autotune.search.gaps import Rule
-from autotune.search.schedules import MOVES, WINDOW, Scheduler
+from autotune.search.moves import MOVES
+from autotune.search.schedules import WINDOW, Scheduler
 from tests.search.residuals import (
     HOLD,
     NEWTON,
