@@ -88,6 +88,7 @@ class Fit:
 
 
 MIN_TRIALS = 6  # below it nothing is fitted
+MIN_WAVED = 20  # below it no waves are
 FOLDS = 5
 
 
@@ -103,7 +104,8 @@ def fit(products: Sequence[Array], logs: Sequence[float], measured: Array) -> Fi
     if len(usable) < MIN_TRIALS:
         return None
     stacked, y = np.stack([products[i] for i in usable]), np.array([logs[i] for i in usable])
-    foreseen = {waves: _held_out(stacked, y, measured, waves) for waves in (0, WAVES)}
+    tried = (0, WAVES) if len(y) >= MIN_WAVED else (0,)
+    foreseen = {waves: _held_out(stacked, y, measured, waves) for waves in tried}
     waves = min(foreseen, key=lambda count: float(np.sum((foreseen[count] - y) ** 2)))
     weighting, slope, offset = _fitted(stacked, y, measured, waves)
     left = y - _line(stacked, weighting, slope, offset, measured)

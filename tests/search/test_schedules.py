@@ -15,7 +15,8 @@ from autotune.scoring.profile import Profile
 from autotune.search.asked import Schedule
 from autotune.search.error_model import Weighting
 from autotune.search.gaps import Rule
-from autotune.search.moves import MOVES
+from autotune.search.moves import MOVES, Mover
+from autotune.search.replay import Replay
 from autotune.search.schedules import WINDOW, Scheduler
 from tests.search.residuals import (
     HOLD,
@@ -164,6 +165,20 @@ def test_no_single_move_is_better(predictor: Predictor) -> None:
             assert least <= min(map(log_q, neighbours(found))) + 1e-8
             moved += found != start
     assert moved, "the exact sum of gaps is not the error model's best"
+
+
+@pytest.mark.parametrize("predictor", [HOLD, NEWTON, NEWTON2], ids=["hold", "newton", "newton2"])
+@pytest.mark.parametrize("count", [1, 2, 4, STEPS])
+def test_the_estimate_of_moves_is_that_of_the_schedule(predictor: Predictor, count: int) -> None:
+    profile, vectors = random_profile(4, STEPS)
+    mover = Mover(Replay(profile), predictor, max_gap=STEPS)
+    start = tuple(range(count))
+    steps, q = mover.improved(start, WEIGHTED.matrix(profile.sensitivity))
+    assert len(steps) == count
+    if count == STEPS:
+        assert (steps, q) == (start, 0.0)
+    else:
+        assert np.log(q) == pytest.approx(estimate(profile, vectors, predictor, steps, WEIGHTED))
 
 
 def test_two_computed_steps_are_the_best_two() -> None:
