@@ -71,11 +71,14 @@ def comparison_png(path: Path, comparison: ComparisonDocument, methods: list[str
             label=own[0].title,
             zorder=3 if ours else 2,
         )
-    if y in LOGARITHMIC and all(row.scalars[y] > 0 for row in rows):
-        axes.set_yscale("log")
-    better = "higher" if words.larger_is_better(y) else "lower"
+    better = f"{'higher' if words.larger_is_better(y) else 'lower'} is better"
+    if y in LOGARITHMIC and any(row.scalars[y] > 0 for row in rows):
+        least = min(row.scalars[y] for row in rows if row.scalars[y] > 0)
+        axes.set_yscale("log", nonpositive="clip")
+        axes.set_ylim(bottom=least / 2)
+        better += "; 0 lies below" if any(row.scalars[y] == 0 for row in rows) else ""
     axes.set_xlabel(words.TITLES[x])
-    axes.set_ylabel(f"{words.metric_title(y, comparison.nets)}, {better} is better")
+    axes.set_ylabel(f"{words.metric_title(y, comparison.nets)}, {better}")
     axes.set_title(comparison.experiment + (" (partial)" if comparison.partial else ""))
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return finish(path, figure, axes)

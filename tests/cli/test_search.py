@@ -318,7 +318,13 @@ def wait_for(mark: Path, size: int) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "number",
+    [
+        pytest.param(signal.SIGTERM, id="SIGTERM"),
+        pytest.param(signal.SIGINT, id="SIGINT", marks=pytest.mark.slow),
+    ],
+)
 def test_a_signal_drains_and_the_search_is_resumed(
     number: signal.Signals, formula: Path, tmp_path: Path, autotune: Autotune
 ) -> None:

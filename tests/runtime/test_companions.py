@@ -48,7 +48,7 @@ def blocks(model: nn.Module) -> list[nn.Module]:
     return [block for members in lists for block in members]
 
 
-@pytest.mark.parametrize("attach_first", [True, False])
+@pytest.mark.parametrize("attach_first", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_compiled_blocks_keep_their_graphs(tiny: Tiny, pattern: str, attach_first: bool) -> None:
     plain, uncached = bare(tiny)
