@@ -13,6 +13,7 @@ import yaml
 
 from autotune.cli.show import print_summary
 from autotune.compare.comparison import read_comparison
+from autotune.report import figures
 from autotune.report.figures import write_figures
 from autotune.report.history import history
 from autotune.report.importance import importances
@@ -301,6 +302,22 @@ def test_plots_are_written(folder: Path) -> None:
     for path in write_figures(read(folder)):
         assert path.read_bytes().startswith(b"\x89PNG")
     assert (folder / "comparison.png").exists()
+
+
+def test_an_exact_row_leaves_the_scale_logarithmic(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_comparison(folder)
+    data = json.loads((folder / "comparison.json").read_text())
+    data["rows"][0]["metrics"]["lpips"] = 0.0
+    (folder / "comparison.json").write_text(json.dumps(data))
+    drawn: list[Any] = []
+    finish = figures.finish
+    monkeypatch.setattr(
+        figures, "finish", lambda path, figure, axes: (drawn.append(axes), finish(path, figure, axes))[1]
+    )
+    write_figures(read(folder))
+    (axes,) = drawn
+    assert axes.get_yscale() == "log"
+    assert axes.get_ylabel().endswith("lower is better; 0 lies below")
 
 
 def test_an_untimed_comparison_is_drawn_by_compute(folder: Path) -> None:
