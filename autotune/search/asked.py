@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
 from autotune.search.error_model import COHERENCE, Weighting
-from autotune.search.gaps import Even, Rule
 from xslim.policy.document import Document
 from xslim.policy.policy import Policy
 
 # searched keys below these are no policy keys: they ask the profile for a schedule, or for a threshold
 SCHEDULE, QUANTILE = "schedule", "quantile"
+Rule = Literal["sum", "max"]
+Even = Literal["even"]  # the rule that asks for no costs, see `autotune.search.gaps.evenly`
 Coefficient = Annotated[float, Field(ge=-10.0, le=10.0)]
 
 

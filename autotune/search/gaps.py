@@ -9,18 +9,16 @@ step, and comes from inner products of the recorded residuals alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autotune.scoring.profile import Array
+from autotune.search.asked import Rule
 from autotune.search.replay import Replay
 from xslim.policy.policy import Predictor
 
 MAX_GAP = 24  # longest run of skips considered: half of the usual 50 steps
-Rule = Literal["sum", "max"]
-Even = Literal["even"]  # the rule that asks for no costs, see `evenly`
 
 
 @dataclass(frozen=True, slots=True)

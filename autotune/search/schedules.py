@@ -14,9 +14,9 @@ from itertools import groupby
 import numpy as np
 
 from autotune.scoring.profile import Array, Profile
-from autotune.search.asked import Schedule
+from autotune.search.asked import Even, Rule, Schedule
 from autotune.search.error_model import Weighting, log_error
-from autotune.search.gaps import MAX_GAP, Even, Plan, Rule, evenly, gap_costs, plans, step_errors
+from autotune.search.gaps import MAX_GAP, Plan, evenly, gap_costs, plans, step_errors
 from autotune.search.moves import Mover
 from autotune.search.replay import Replay
 from xslim.policy.controller import ControllerState, error_growth

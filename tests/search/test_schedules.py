@@ -12,9 +12,8 @@ import torch
 
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.profile import Profile
-from autotune.search.asked import Schedule
+from autotune.search.asked import Rule, Schedule
 from autotune.search.error_model import Weighting
-from autotune.search.gaps import Rule
 from autotune.search.moves import MOVES, Mover
 from autotune.search.replay import Replay
 from autotune.search.schedules import WINDOW, Scheduler
