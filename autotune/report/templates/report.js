@@ -137,12 +137,11 @@
     if (!x || !y) return;
     byId("direction").textContent = y.better;
     const traces = groups.map((group) => trace(group, x.key, y.key)).filter(Boolean);
-    const values = traces.flatMap((t) => t.y), log = y.log && values.some((value) => value > 0);
-    const exact = log && values.some((value) => value === 0) ? "; 0 lies below" : "";
+    const positive = traces.every((t) => t.y.every((value) => value > 0));
     Plotly.react("plot-frontier", traces, layout(narrow() ? -0.3 : -0.18, (axis) => ({
       hovermode: "closest",
       xaxis: axis({ title: { text: narrow() ? x.key.replace("_", " ") : x.title } }),
-      yaxis: axis({ title: { text: escaped(y.title) + exact }, ...(log ? { type: "log", dtick: narrow() ? 1 : "D2", tickformat: "~g" } : {}) }),
+      yaxis: axis({ title: { text: escaped(y.title) }, ...(y.log && positive ? { type: "log", dtick: narrow() ? 1 : "D2", tickformat: "~g" } : {}) }),
     })), config());
   }
 
