@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -34,13 +33,18 @@ def compare(
     out: Annotated[Path | None, typer.Option(help="output folder [default: runs/<name>]")] = None,
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="go on with what is in the folder")] = False,
+    rows: Annotated[
+        Path | None, typer.Option(help="comparison whose rows of other methods are taken over")
+    ] = None,
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster")] = None,
     as_json: Json = False,
 ) -> int:
     """Compare methods on held-out cases. The folder's search takes part; without one it is run first."""
     if target.is_dir() or other is not None:
-        if out is not None or overrides or resume:
-            raise ConfigError("two searches are compared as they are: leave --out, --set and --resume out")
+        if out is not None or overrides or resume or rows is not None:
+            raise ConfigError(
+                "two searches are compared as they are: leave --out, --set, --rows and --resume out"
+            )
         return _searches(target, other, as_json)
     loaded = load_experiment(target, overrides or ())
     folder = RunFolder(out or Path("runs") / loaded.name)
@@ -52,14 +56,18 @@ def compare(
         load_recipes,
         methods_folders,
     )
+    from autotune.compare.taken import measured_methods, read_rows
 
+    if rows is not None:
+        read_rows(rows)
     recipes = load_recipes(*methods_folders(target))
     check_names(recipes, loaded.compare.methods, str(target))  # told before anything runs
     if (family := family_of(loaded.model.path)) is not None:
         check_families(recipes, loaded.compare.methods, family, str(target))
     before = _check(loaded, target, folder, resume)
     if before is not None and loaded.compare.methods is not None:
-        overrides = _with_methods(overrides or [], [*loaded.compare.methods, *methods_of(before)], recipes)
+        names = [*loaded.compare.methods, *measured_methods(before)]
+        overrides = _with_methods(overrides or [], names, recipes)
         loaded = load_experiment(target, overrides)
     if not (folder.path / "summary.json").exists():
         say("no finished search in the folder: it runs first")
@@ -74,8 +82,8 @@ def compare(
             "loosen the bounds or search longer",
             source=str(folder.path),
         )
-    command = _command(target, out, overrides, ray_address)
-    return _methods(loaded, recipes, folder, command, ray_address, as_json)
+    command = _command(target, out, overrides, rows, ray_address)
+    return _methods(loaded, recipes, folder, command, rows, ray_address, as_json)
 
 
 def _with_methods(overrides: list[str], names: list[str], recipes: dict[str, Recipe]) -> list[str]:
@@ -85,11 +93,14 @@ def _with_methods(overrides: list[str], names: list[str], recipes: dict[str, Rec
     return [*others, f"{METHODS}=[{','.join(kept)}]"]
 
 
-def _command(target: Path, out: Path | None, overrides: list[str] | None, ray_address: str | None) -> str:
+def _command(
+    target: Path, out: Path | None, overrides: list[str] | None, rows: Path | None, ray_address: str | None
+) -> str:
     words = ["autotune", "compare", str(target)]
     words += [] if out is None else ["--out", str(out)]
     for override in overrides or ():
         words += ["--set", override]
+    words += [] if rows is None else ["--rows", str(rows)]
     words += [] if ray_address is None else ["--ray-address", ray_address]
     return shlex.join(words)
 
@@ -113,16 +124,12 @@ def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) ->
     return before
 
 
-def methods_of(data: Mapping[str, Any]) -> list[str]:
-    """Methods of a comparison, in the order of its rows."""
-    return list(dict.fromkeys(point["method"] for point in (*data["rows"], *data["not_run"])))
-
-
 def _methods(
     loaded: Experiment,
     recipes: dict[str, Recipe],
     folder: RunFolder,
     command: str,
+    rows: Path | None,
     ray_address: str | None,
     as_json: bool,
 ) -> int:
@@ -135,7 +142,7 @@ def _methods(
     folder.acquire()
     try:
         executor = executor_for(loaded, workers, ray_address, threads)
-        data = CompareRun(loaded, recipes, folder, executor, spec, spec, command, say).run()
+        data = CompareRun(loaded, recipes, folder, executor, spec, spec, command, say, rows).run()
     except Exception as error:
         if not isinstance(error, ConfigError):
             say(f"the run broke; what was measured is kept; resume with: {command} --resume")

@@ -11,6 +11,7 @@ from autotune.compare.document import VERSION, read_data
 from autotune.compare.entrants import Entrant, NotRun
 from autotune.compare.equal import tables
 from autotune.compare.recipe import OWN
+from autotune.compare.taken import Taken
 from autotune.scoring.case import Case, cases_sha256
 from autotune.scoring.measurement import Measurement
 from autotune.search.certify import with_intervals
@@ -36,6 +37,7 @@ class Comparison:
         scorer: forms the scalars.
         summary: of the search whose presets take part.
         command: that reproduces it.
+        taken: of methods that are not measured here.
     """
 
     experiment: Experiment
@@ -45,6 +47,7 @@ class Comparison:
     scorer: Scorer
     summary: Mapping[str, Any]
     command: str
+    taken: Taken = field(default_factory=Taken)
     rows: list[dict[str, Any]] = field(default_factory=list)
     not_run: list[dict[str, Any]] = field(default_factory=list)
     _costs: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -100,7 +103,7 @@ class Comparison:
         """What `comparison.json` holds."""
         labels = nets(self.experiment, len(self.cases))
         scalars = self.scorer.scalars(self.baseline)
-        latency = self.baseline.latency
+        latency, rows = self.baseline.latency, [*self.rows, *self.taken.rows]
         return {
             "schema_version": VERSION,
             "experiment": self.experiment.name,
@@ -124,9 +127,10 @@ class Comparison:
                     "metrics": {k: v for k, v in scalars.items() if METRIC_OF.get(k) == k},
                 }
             ),
-            "rows": sorted(self.rows, key=lambda row: (row["method"] != OWN, row["method"], row["id"])),
-            "not_run": self.not_run,
-            "tables": rounded(tables(self.rows)),
+            "rows": sorted(rows, key=lambda row: (row["method"] != OWN, row["method"], row["id"])),
+            "not_run": [*self.not_run, *self.taken.not_run],
+            "taken": list(self.taken.sources),
+            "tables": rounded(tables(rows)),
         }
 
     def _budgets(self) -> dict[str, Any]:
@@ -142,7 +146,7 @@ class Comparison:
                 "wall_s": self.summary["wall_s"],
             }
             found.setdefault(OWN, {})["search"] = search
-        return found
+        return found | dict(self.taken.budgets)
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:

@@ -154,6 +154,14 @@ class Cases(Part):
     sha256: str
 
 
+class Source(Part):
+    """Where rows come from that were taken over from an earlier comparison."""
+
+    methods: Annotated[tuple[str, ...], Field(strict=False)]
+    command: str
+    environment: dict[str, str] = Field(default_factory=dict)
+
+
 class ComparisonDocument(Part):
     """Content of `comparison.json`."""
 
@@ -168,6 +176,7 @@ class ComparisonDocument(Part):
     budgets: dict[str, Budget] = Field(default_factory=dict)
     rows: Annotated[tuple[Row, ...], Field(strict=False)] = ()
     not_run: Annotated[tuple[NotRun, ...], Field(strict=False)] = ()
+    taken: Annotated[tuple[Source, ...], Field(strict=False)] = ()
     tables: Tables = Field(default_factory=Tables)
 
 
@@ -181,13 +190,13 @@ def read_document(folder: Path) -> ComparisonDocument | None:
     return None if data is None else _checked(data, folder / FILE)
 
 
-def read_data(folder: Path) -> dict[str, Any] | None:
+def read_data(folder: Path, file: str = FILE) -> dict[str, Any] | None:
     """Read the comparison of a folder as it was written; None where there is none.
 
     Raises:
         ConfigError: as `read_document`.
     """
-    path = folder / FILE
+    path = folder / file
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autotune.compare.comparison import Comparison
-from autotune.compare.document import FILE
+from autotune.compare.document import FILE, read_data
 from autotune.compare.entrants import Entrant, NotRun, entrants_of, learned_entrants, own_entrants
 from autotune.compare.live import Live
 from autotune.compare.makers import Bench
@@ -18,6 +18,7 @@ from autotune.compare.methods import choose
 from autotune.compare.peers import PeerResult
 from autotune.compare.pictures import shown_rows
 from autotune.compare.recipe import Recipe
+from autotune.compare.taken import Taken, check_alike, kept, read_rows, taken_from
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.lesson import Learned
@@ -52,6 +53,7 @@ class CompareRun:
         spec: the same, for peers in processes of their own.
         command: that reproduces it.
         tell: told how far it is, for people.
+        others: comparison whose rows of methods that are not measured here are taken over.
     """
 
     experiment: Experiment
@@ -62,6 +64,7 @@ class CompareRun:
     spec: EvaluatorSpec
     command: str
     tell: Callable[[str], None] = lambda line: None
+    others: Path | None = None
     _done: int = field(default=0)
 
     def run(self) -> dict[str, Any] | None:
@@ -98,6 +101,7 @@ class CompareRun:
             return None
         chosen = choose(self.recipes, self.experiment.compare.methods, profile.signature.family)
         comparison = self._begin(dispatcher, cases)
+        self._take_over(comparison, [recipe.method for recipe in chosen])
         entrants = self._entrants(dispatcher, chosen, profile, search, comparison, stopped)
         if stopped.is_set():
             return None
@@ -153,6 +157,16 @@ class CompareRun:
             json.loads(summary.read_text()) if summary.exists() else {},
             self.command,
         )
+
+    def _take_over(self, comparison: Comparison, measured: Sequence[str]) -> None:
+        """Take rows of methods that are not measured here: from `others`, and what was taken before."""
+        before = read_data(self.folder.path)
+        taken = Taken() if before is None else kept(before)
+        if self.others is not None:
+            other = read_rows(self.others)
+            check_alike(comparison.content(partial=True), other, self.others)
+            taken = taken_from(other).and_of(taken)
+        comparison.taken = taken.without(measured)
 
     def _entrants(
         self,

@@ -50,7 +50,10 @@ def experiment(changes: dict[str, Any] | None = None) -> Experiment:
 
 
 def compared(
-    folder: Path, changes: dict[str, Any] | None = None, executor: Counting | None = None
+    folder: Path,
+    changes: dict[str, Any] | None = None,
+    executor: Counting | None = None,
+    others: Path | None = None,
 ) -> dict[str, Any] | None:
     held = RunFolder(folder)
     held.acquire()
@@ -63,6 +66,7 @@ def compared(
             FormulaFactory(),
             None,  # for peers, of which none is chosen
             "autotune compare experiment.yaml",
+            others=others,
         ).run()
     finally:
         held.release()

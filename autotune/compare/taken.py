@@ -1,0 +1,133 @@
+"""Rows taken over from an earlier comparison of the same model on the same cases, method by method."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autotune.compare.document import FILE, read_data
+from autotune.compare.recipe import OWN
+from xslim.errors import ConfigError
+
+# of a comparison; what is measured under others is no row of the same table
+SAME = ("model", "num_steps", "nets", "cases", "environment")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What other comparisons have measured.
+
+    Attributes:
+        rows: theirs, without our presets'.
+        not_run: points that they left out.
+        budgets: method -> what it was given.
+        sources: where each method's rows come from: `methods`, `command` and `environment`.
+    """
+
+    rows: tuple[Mapping[str, Any], ...] = ()
+    not_run: tuple[Mapping[str, Any], ...] = ()
+    budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    sources: tuple[Mapping[str, Any], ...] = ()
+
+    def without(self, methods: Collection[str]) -> Taken:
+        """What is left when some methods are measured anew."""
+        out = {*methods, OWN}
+        sources = [
+            {**source, "methods": [name for name in source["methods"] if name not in out]}
+            for source in self.sources
+        ]
+        return Taken(
+            tuple(row for row in self.rows if row["method"] not in out),
+            tuple(point for point in self.not_run if point["method"] not in out),
+            {method: budget for method, budget in self.budgets.items() if method not in out},
+            tuple(source for source in sources if source["methods"]),
+        )
+
+    def and_of(self, other: Taken) -> Taken:
+        """Together with what another one has of further methods."""
+        more = other.without({name for source in self.sources for name in source["methods"]})
+        return Taken(
+            (*self.rows, *more.rows),
+            (*self.not_run, *more.not_run),
+            {**self.budgets, **more.budgets},
+            (*self.sources, *more.sources),
+        )
+
+
+def methods_of(data: Mapping[str, Any]) -> list[str]:
+    """Methods of a comparison, in the order of its rows."""
+    return list(dict.fromkeys(point["method"] for point in (*data["rows"], *data["not_run"])))
+
+
+def taken_methods(data: Mapping[str, Any]) -> list[str]:
+    """Methods of a comparison that it did not measure itself."""
+    return [name for source in data.get("taken", ()) for name in source["methods"]]
+
+
+def measured_methods(data: Mapping[str, Any]) -> list[str]:
+    """Methods of a comparison that it measured itself."""
+    taken = set(taken_methods(data))
+    return [name for name in methods_of(data) if name not in taken]
+
+
+def taken_from(data: Mapping[str, Any]) -> Taken:
+    """All that a comparison measured, and what it had taken over itself."""
+    own = {
+        "methods": measured_methods(data),
+        "command": data["command"],
+        "environment": data["environment"],
+    }
+    sources = (own, *data.get("taken", ()))
+    return Taken(tuple(data["rows"]), tuple(data["not_run"]), data["budgets"], sources).without(())
+
+
+def kept(data: Mapping[str, Any]) -> Taken:
+    """What a comparison has taken over, for going on with it."""
+    return taken_from(data).without(measured_methods(data))
+
+
+def read_rows(path: Path) -> dict[str, Any]:
+    """Read a comparison whose rows are to be taken over: the file, or its folder.
+
+    Raises:
+        ConfigError: it is not there, or not one.
+    """
+    data = read_data(path if path.is_dir() else path.parent, FILE if path.is_dir() else path.name)
+    if data is None:
+        raise ConfigError(
+            "no comparison there; give the comparison.json of one, or its folder", source=str(path)
+        )
+    return data
+
+
+def check_alike(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) -> None:
+    """Refuse rows that were measured on something else.
+
+    Args:
+        now: this comparison, as `comparison.json` holds it.
+        other: the one whose rows are taken over.
+        source: its file.
+
+    Raises:
+        ConfigError: says what differs.
+    """
+    found = [line for key in SAME for line in _differences(key, other.get(key), now.get(key))]
+    if found:
+        raise ConfigError(
+            f"holds rows of something else: {'; '.join(found[:3])}; leave it out, and name the methods in "
+            "compare.methods, so that they are measured here",
+            key="--rows",
+            source=str(source),
+        )
+
+
+def _differences(key: str, then: object, now: object) -> Sequence[str]:
+    if isinstance(then, Mapping) and isinstance(now, Mapping):
+        return [
+            line
+            for name in sorted({*then, *now})
+            for line in _differences(f"{key}.{name}", then.get(name), now.get(name))
+        ]
+    return [] if then == now else [f"{key} was {then}, now {now}"]

@@ -1,0 +1,99 @@
+"""Rows taken over from another comparison: which, on which terms, and that going on keeps them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autotune.compare.taken import check_alike, kept, measured_methods, read_rows, taken_from
+from tests.compare.test_run import Counting, compared
+from tests.search.support import Search
+from xslim.errors import ConfigError
+
+
+@pytest.fixture(scope="module")
+def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("earlier")
+    Search(folder).run()
+    compared(folder, {"compare.methods": ["fora", "dpcache", "bac"]})
+    return folder / "comparison.json"
+
+
+@pytest.fixture(scope="module")
+def later(tmp_path_factory: pytest.TempPathFactory, earlier: Path) -> Path:
+    folder = tmp_path_factory.mktemp("later")
+    Search(folder).run()
+    compared(folder, {"compare.methods": ["dpcache"]}, others=earlier)
+    return folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    data: dict[str, Any] = json.loads(path.read_text())
+    return data
+
+
+def of(data: dict[str, Any], method: str) -> list[dict[str, Any]]:
+    return [row for row in data["rows"] if row["method"] == method]
+
+
+def test_methods_that_are_not_measured_are_taken_over(earlier: Path, later: Path) -> None:
+    before, after = read(earlier), read(later / "comparison.json")
+    assert len(of(after, "fora")) == 3
+    assert of(after, "fora") == of(before, "fora")
+    assert after["budgets"]["fora"] == before["budgets"]["fora"]
+    assert [point["method"] for point in after["not_run"]] == ["bac"] * 3
+    assert after["taken"] == [
+        {
+            "methods": ["fora", "bac"],
+            "command": before["command"],
+            "environment": before["environment"],
+        }
+    ]
+    assert measured_methods(after) == ["autotune", "dpcache", "fewer-steps"]
+
+
+def test_taken_rows_count_in_the_tables(later: Path) -> None:
+    after = read(later / "comparison.json")
+    assert after["tables"]["hypervolume"].keys() == {"autotune", "fewer-steps", "dpcache", "fora"}
+
+
+def test_going_on_keeps_what_was_taken_and_measures_nothing(later: Path) -> None:
+    before = read(later / "comparison.json")
+    compared(later, {"compare.methods": ["dpcache"]}, executor := Counting())
+    assert [task.kind for task in executor.tasks if task.kind == "evaluate"] == []
+    after = read(later / "comparison.json")
+    assert after["rows"] == before["rows"]
+    assert after["taken"] == before["taken"]
+
+
+def test_a_method_that_is_measured_after_all_is_not_taken(later: Path) -> None:
+    data = read(later / "comparison.json")
+    assert {row["method"] for row in kept(data).rows} == {"fora"}
+    assert kept(data).without(["fora"]).sources[0]["methods"] == ["bac"]
+
+
+def test_our_presets_are_never_taken(earlier: Path) -> None:
+    assert all(row["method"] != "autotune" for row in taken_from(read(earlier)).rows)
+
+
+def test_the_first_of_two_sources_counts(earlier: Path, later: Path) -> None:
+    old, new = taken_from(read(earlier)), taken_from(read(later / "comparison.json"))
+    both = new.and_of(old)
+    assert both.rows == new.rows
+    assert [source["methods"] for source in both.sources] == [["dpcache", "fewer-steps"], ["fora", "bac"]]
+
+
+def test_rows_of_something_else_are_refused(earlier: Path) -> None:
+    now = read(earlier)
+    check_alike(now, read(earlier), earlier)
+    other = {**now, "cases": {**now["cases"], "seed": 5}, "environment": {**now["environment"], "torch": "1"}}
+    with pytest.raises(ConfigError, match=r"--rows: .*cases\.seed was 5, now 1; environment\.torch was 1"):
+        check_alike(now, other, earlier)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.json: no comparison there"):
+        read_rows(tmp_path / "none.json")
