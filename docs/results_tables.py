@@ -76,6 +76,9 @@ def _run(data: Mapping[str, Any]) -> Iterator[str]:
         f"{search['wall_s']:.0f} s on one core. Every other method's sweep is in `budgets`."
     )
     yield from ("", "```sh", data["command"], "```", "")
+    for source in data.get("taken", ()):
+        names = ", ".join(f"`{name}`" for name in source["methods"])
+        yield from (f"Taken over from an earlier comparison on the same cases: {names}.", "")
     reasons: dict[tuple[str, str], int] = defaultdict(int)
     for point in data["not_run"]:
         reasons[point["method"], point["reason"]] += 1

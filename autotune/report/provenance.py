@@ -53,6 +53,10 @@ def facts(search: Search) -> Facts:
     if compared is not None:
         cases = ", ".join(f"{key} {words.plain(value)}" for key, value in compared.cases.to_data().items())
         found += [("comparison's device", compared.device), ("comparison's cases", cases)]
+        found += [
+            ("taken over from another comparison", f"{', '.join(source.methods)}: {source.command}")
+            for source in compared.taken
+        ]
     return [(term, text) for term, text in found if text]
 
 

@@ -44,17 +44,19 @@ def learn_table(
     cases: Sequence[Case],
     beta: float,
     rollouts: int,
+    pictures: int,
     seed: int = 0,
     stop: Callable[[], bool] = lambda: False,
 ) -> Table:
     """Learn which blocks are computed at which steps.
 
     Args:
-        runner: of the model; its batch size is that of a rollout.
+        runner: of the model.
         cases: whose prompts are drawn in turn, with noise of the seed's.
         beta: price of computing all blocks of a step, in units of the output's mean squared error; the
             higher, the faster the table.
         rollouts: requests that are drawn, each at the cost of about four uncached ones.
+        pictures: of a rollout.
         seed: of the noise; the same seed gives the same table.
         stop: asked before every rollout.
 
@@ -63,7 +65,7 @@ def learn_table(
         them; the first row is all ones.
     """
     learner = Router(runner, beta, rate=max(RATE, LIMIT / max(1, rollouts)))
-    draw = _batches(cases, runner.spec.batch, seed)
+    draw = _batches(cases, pictures, seed)
     with _frozen(runner.pipe.transformer):
         for rollout in range(rollouts):
             if stop():

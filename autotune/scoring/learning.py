@@ -56,7 +56,7 @@ def adjust_steps(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: 
 def harmonica(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
     """Learn a table in place of the policy's controller."""
     settings = HarmonicaSettings.parse(lesson.settings)
-    table = learn_table(runner, cases, settings.beta, settings.rollouts)
+    table = learn_table(runner, cases, settings.beta, settings.rollouts, settings.pictures)
     data: dict[str, Any] = {**given.policy.to_data(), "controller": {"kind": "table", "blocks": table}}
     return replace(given, policy=Policy.parse(data))
 

@@ -21,10 +21,11 @@ class RectifySettings(Document):
 
 
 class HarmonicaSettings(Document):
-    """`beta`, the price of computing all blocks of a step, and so many `rollouts`."""
+    """`beta`, the price of computing all blocks of a step, and `rollouts` of so many `pictures` each."""
 
     beta: Annotated[float, Field(ge=0)]
     rollouts: Annotated[int, Field(ge=1)]
+    pictures: Annotated[int, Field(ge=1)] = 2
 
 
 class NoSettings(Document):

@@ -76,8 +76,9 @@ def test_weights_of_0_and_1_do_what_a_table_does(load: Callable[[str], PipelineR
 
 def test_without_a_price_all_is_computed_and_a_high_price_leaves_the_first_step(tiny: PipelineRunner) -> None:
     blocks = len(Mixer(tiny, lambda step: torch.ones(1), lambda *_: None).model.blocks)
-    assert learn_table(tiny, CASES, beta=0.0, rollouts=4) == ((1,) * blocks,) * STEPS
-    assert learn_table(tiny, CASES, beta=1e3, rollouts=2) == ((1,) * blocks, *((0,) * blocks,) * (STEPS - 1))
+    assert learn_table(tiny, CASES, beta=0.0, rollouts=4, pictures=2) == ((1,) * blocks,) * STEPS
+    cheapest = ((1,) * blocks, *((0,) * blocks,) * (STEPS - 1))
+    assert learn_table(tiny, CASES, beta=1e3, rollouts=2, pictures=2) == cheapest
     assert all(parameter.requires_grad for parameter in tiny.pipe.transformer.parameters())
 
 
@@ -91,7 +92,7 @@ def test_a_seed_gives_one_table_and_a_stop_ends_it(tiny: PipelineRunner) -> None
     assert not logits[0][0].any()  # the first step is not learned
     assert logits[0][1:].abs().max() <= 1.01  # two steps of the optimiser, at most half a unit each
     asked: list[bool] = []
-    learn_table(tiny, CASES, 1e-3, 9, stop=lambda: bool(asked.append(True)) or len(asked) > 1)
+    learn_table(tiny, CASES, 1e-3, 9, 2, stop=lambda: bool(asked.append(True)) or len(asked) > 1)
     assert len(asked) == 2
 
 
