@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from autotune.compare.recipe import Recipe
 
 DONE, MISSED = 0, 1
+SUMMARY = "summary.json"
 METHODS = "compare.methods"  # key of the experiment
 
 
@@ -39,7 +40,10 @@ def compare(
     ray_address: Annotated[str | None, typer.Option(help="Ray cluster")] = None,
     as_json: Json = False,
 ) -> int:
-    """Compare methods on held-out cases. The folder's search takes part; without one it is run first."""
+    """Compare methods on held-out cases. The folder's search takes part; without one it is run first.
+
+    With --rows and no search in the folder the presets' rows are taken over, too.
+    """
     if target.is_dir() or other is not None:
         if out is not None or overrides or resume or rows is not None:
             raise ConfigError(
@@ -56,10 +60,9 @@ def compare(
         load_recipes,
         methods_folders,
     )
-    from autotune.compare.taken import measured_methods, read_rows
+    from autotune.compare.taken import has_ours, measured_methods, read_rows
 
-    if rows is not None:
-        read_rows(rows)
+    others = None if rows is None else read_rows(rows)
     recipes = load_recipes(*methods_folders(target))
     check_names(recipes, loaded.compare.methods, str(target))  # told before anything runs
     if (family := family_of(loaded.model.path)) is not None:
@@ -69,21 +72,29 @@ def compare(
         names = [*loaded.compare.methods, *measured_methods(before)]
         overrides = _with_methods(overrides or [], names, recipes)
         loaded = load_experiment(target, overrides)
-    if not (folder.path / "summary.json").exists():
+    if (folder.path / SUMMARY).exists() or not has_ours(before, others):
+        status = _searched(target, folder, overrides, ray_address)
+        if status not in (DONE, MISSED):
+            return status
+    command = _command(target, out, overrides, rows, ray_address)
+    return _methods(loaded, recipes, folder, command, rows, ray_address, as_json)
+
+
+def _searched(target: Path, folder: RunFolder, overrides: list[str] | None, ray_address: str | None) -> int:
+    """Run the search whose presets take part, unless it has ended; its exit status."""
+    status = DONE
+    if not (folder.path / SUMMARY).exists():
         say("no finished search in the folder: it runs first")
         again = (folder.path / "study.db").exists()
         with redirect_stdout(sys.stderr):  # what goes to stdout is the comparison
             status = search(target, folder.path, overrides, again, False, ray_address)
-        if status not in (DONE, MISSED):
-            return status
-    if not read_summary(folder.path)["front"]:
+    if status in (DONE, MISSED) and not read_summary(folder.path)["front"]:
         raise ConfigError(
             "the search has found no preset that holds its bounds, so there is nothing of ours to compare; "
             "loosen the bounds or search longer",
             source=str(folder.path),
         )
-    command = _command(target, out, overrides, rows, ray_address)
-    return _methods(loaded, recipes, folder, command, rows, ray_address, as_json)
+    return status
 
 
 def _with_methods(overrides: list[str], names: list[str], recipes: dict[str, Recipe]) -> list[str]:
@@ -119,7 +130,7 @@ def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) ->
                 source=str(folder.path),
             )
         check_again(folder.path, before, loaded, comparison_seed(loaded))
-    if (folder.path / "summary.json").exists():
+    if (folder.path / SUMMARY).exists():
         check_search(folder.path, loaded, loaded.space(target).to_data())
     return before
 
@@ -152,7 +163,8 @@ def _methods(
     if data is None:
         say(f"interrupted; resume with: {command} --resume")
         return INTERRUPTED
-    report_or_warn(folder.path, read_summary(folder.path))
+    if (folder.path / SUMMARY).exists():
+        report_or_warn(folder.path, read_summary(folder.path))
     if as_json:
         json.dump(data, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -168,7 +180,8 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
     for line in lines(data):
         typer.echo(line)
     typer.echo(f"comparison: {folder / 'comparison.json'}")
-    typer.echo(f"report: {folder / 'report.html'}")
+    if (folder / SUMMARY).exists():
+        typer.echo(f"report: {folder / 'report.html'}")
 
 
 def _searches(a: Path, b: Path | None, as_json: bool) -> int:

@@ -35,7 +35,7 @@ class Comparison:
         seed: of the cases.
         baseline: the uncached model.
         scorer: forms the scalars.
-        summary: of the search whose presets take part.
+        summary: of the search whose presets take part; empty without one.
         command: that reproduces it.
         taken: of methods that are not measured here.
     """
@@ -146,7 +146,7 @@ class Comparison:
                 "wall_s": self.summary["wall_s"],
             }
             found.setdefault(OWN, {})["search"] = search
-        return found | dict(self.taken.budgets)
+        return {**found, **self.taken.budgets}
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:

@@ -17,7 +17,7 @@ from autotune.compare.makers import Bench
 from autotune.compare.methods import choose
 from autotune.compare.peers import PeerResult
 from autotune.compare.pictures import shown_rows
-from autotune.compare.recipe import Recipe
+from autotune.compare.recipe import OWN, Recipe
 from autotune.compare.taken import Taken, check_alike, kept, read_rows, taken_from
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
@@ -159,14 +159,18 @@ class CompareRun:
         )
 
     def _take_over(self, comparison: Comparison, measured: Sequence[str]) -> None:
-        """Take rows of methods that are not measured here: from `others`, and what was taken before."""
+        """Take rows of methods that are not measured here: from `others`, and what was taken before.
+
+        Rows of our presets are taken, too, where the folder has no search.
+        """
         before = read_data(self.folder.path)
         taken = Taken() if before is None else kept(before)
         if self.others is not None:
             other = read_rows(self.others)
             check_alike(comparison.content(partial=True), other, self.others)
             taken = taken_from(other).and_of(taken)
-        comparison.taken = taken.without(measured)
+        own = [OWN] if comparison.summary else []
+        comparison.taken = taken.without([*measured, *own])
 
     def _entrants(
         self,

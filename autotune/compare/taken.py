@@ -20,7 +20,7 @@ class Taken:
     """What other comparisons have measured.
 
     Attributes:
-        rows: theirs, without our presets'.
+        rows: theirs.
         not_run: points that they left out.
         budgets: method -> what it was given.
         sources: where each method's rows come from: `methods`, `command` and `environment`.
@@ -33,7 +33,7 @@ class Taken:
 
     def without(self, methods: Collection[str]) -> Taken:
         """What is left when some methods are measured anew."""
-        out = {*methods, OWN}
+        out = set(methods)
         sources = [
             {**source, "methods": [name for name in source["methods"] if name not in out]}
             for source in self.sources
@@ -80,12 +80,18 @@ def taken_from(data: Mapping[str, Any]) -> Taken:
         "environment": data["environment"],
     }
     sources = (own, *data.get("taken", ()))
-    return Taken(tuple(data["rows"]), tuple(data["not_run"]), data["budgets"], sources).without(())
+    return Taken(tuple(data["rows"]), tuple(data["not_run"]), data["budgets"], sources)
 
 
 def kept(data: Mapping[str, Any]) -> Taken:
     """What a comparison has taken over, for going on with it."""
     return taken_from(data).without(measured_methods(data))
+
+
+def has_ours(before: Mapping[str, Any] | None, others: Mapping[str, Any] | None) -> bool:
+    """Whether rows of our presets are taken over: from another comparison, or in the one that goes on."""
+    taken = [] if before is None else taken_methods(before)
+    return OWN in [*taken, *([] if others is None else methods_of(others))]
 
 
 def read_rows(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autotune.compare.taken import check_alike, kept, measured_methods, read_rows, taken_from
+from autotune.compare.taken import check_alike, has_ours, kept, measured_methods, read_rows, taken_from
 from tests.compare.test_run import Counting, compared
 from tests.search.support import Search
 from xslim.errors import ConfigError
@@ -75,15 +75,25 @@ def test_a_method_that_is_measured_after_all_is_not_taken(later: Path) -> None:
     assert kept(data).without(["fora"]).sources[0]["methods"] == ["bac"]
 
 
-def test_our_presets_are_never_taken(earlier: Path) -> None:
-    assert all(row["method"] != "autotune" for row in taken_from(read(earlier)).rows)
+def test_without_a_search_our_presets_are_taken_too(earlier: Path, tmp_path: Path) -> None:
+    before = read(earlier)
+    compared(tmp_path, {"compare.methods": ["lemica"]}, others=earlier)
+    after = read(tmp_path / "comparison.json")
+    assert of(after, "autotune") == of(before, "autotune")
+    assert after["budgets"]["autotune"] == before["budgets"]["autotune"]
+    assert after["taken"][0]["methods"] == ["autotune", "dpcache", "fora", "bac"]
+    assert after["tables"]["hypervolume"]["autotune"] == before["tables"]["hypervolume"]["autotune"]
+    assert has_ours(None, before)
+    assert has_ours(after, None)
+    assert not has_ours(before, None)
 
 
 def test_the_first_of_two_sources_counts(earlier: Path, later: Path) -> None:
     old, new = taken_from(read(earlier)), taken_from(read(later / "comparison.json"))
     both = new.and_of(old)
     assert both.rows == new.rows
-    assert [source["methods"] for source in both.sources] == [["dpcache", "fewer-steps"], ["fora", "bac"]]
+    ours = [source["methods"] for source in both.sources]
+    assert ours == [["autotune", "dpcache", "fewer-steps"], ["fora", "bac"]]
 
 
 def test_rows_of_something_else_are_refused(earlier: Path) -> None:
