@@ -81,7 +81,7 @@ def test_without_a_preset_there_is_nothing_to_compare(
 def test_two_searches_take_no_options(tmp_path: Path) -> None:
     result = command("compare", str(tmp_path), str(tmp_path), "--resume")
     assert result.status == 2
-    assert "leave --out, --set and --resume out" in result.one_line()
+    assert "leave --out, --set, --rows and --resume out" in result.one_line()
 
 
 @pytest.mark.parametrize(
