@@ -12,6 +12,7 @@ from autotune.scoring.case import Case
 from autotune.scoring.compensation import save_compensation, train
 from autotune.scoring.harmonica import learn_table
 from autotune.scoring.lesson import HarmonicaSettings, Learned, Lesson, RectifySettings
+from autotune.scoring.levels import fit_levels
 from autotune.scoring.pipeline import PipelineRunner
 from autotune.scoring.rectify import fit_corrector, record
 from autotune.scoring.step_adjust import calibrated_sampling
@@ -53,6 +54,11 @@ def adjust_steps(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: 
     return replace(given, sampling=calibrated_sampling(runner, cases, given.policy, given.sampling))
 
 
+def levels(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
+    """Fit the noise levels of a request that computes every step."""
+    return replace(given, sampling=fit_levels(runner, cases, given.sampling))
+
+
 def harmonica(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Sequence[Case]) -> Learned:
     """Learn a table in place of the policy's controller."""
     settings = HarmonicaSettings.parse(lesson.settings)
@@ -63,6 +69,12 @@ def harmonica(runner: PipelineRunner, lesson: Lesson, given: Learned, cases: Seq
 
 LEARNERS: Registry[Learner] = Registry(
     "learner",
-    {"rectify": rectify, "mlp": compensate, "adjust-steps": adjust_steps, "harmonica": harmonica},
+    {
+        "rectify": rectify,
+        "mlp": compensate,
+        "adjust-steps": adjust_steps,
+        "fit-levels": levels,
+        "harmonica": harmonica,
+    },
     ConfigError,
 )

@@ -38,6 +38,7 @@ LESSONS: Mapping[str, type[Document]] = MappingProxyType(
         "rectify": RectifySettings,
         "mlp": NoSettings,
         "adjust-steps": NoSettings,
+        "fit-levels": NoSettings,
         "harmonica": HarmonicaSettings,
     }
 )

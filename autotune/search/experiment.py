@@ -39,6 +39,8 @@ class Search(Document):
         warm_starts: points chosen by replay before anything is measured, beside the seeds of the space.
         rectify: whether patterns are also certified with a corrector, fitted on the search cases, whose
             residuals are held in memory.
+        levels: whether requests of few steps are also certified with noise levels fitted to the reference
+            on a batch of the search cases, where pipeline and scheduler take some.
         neighbours: share of the trials, the last ones, that look around members of the front for cliffs.
         presets: preset files or names that the search begins with, remapped to its steps.
         published: whether it also tries the settings that published rules recommend.
@@ -58,6 +60,7 @@ class Search(Document):
     certify: Positive = 10
     certify_rounds: Positive = 3
     rectify: bool = False
+    levels: bool = False
     warm_starts: Annotated[int, Field(ge=0, le=1000)] = 12
     neighbours: Annotated[float, Field(ge=0.0, le=0.5)] = 0.15
     presets: Annotated[tuple[str, ...], Field(strict=False)] = ()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from autotune.scoring.case import Case
 from autotune.scoring.lesson import Learned, Lesson
@@ -45,25 +46,53 @@ class Lessons:
         Raises:
             ConfigError: a worker found the input at fault.
         """
-        path = self._path(given, name, settings)
-        if path.exists():
-            data = json.loads(path.read_text())
-            self.spent_s += data["seconds"]
-            return Learned(Policy.parse(data["policy"]), sampling_of(data["sampling"]))
-        lesson, started = Lesson(name, settings, str(path.parent.resolve())), time.monotonic()
-        self.dispatcher.submit(
-            "learn", self.cases, policy=given.policy, sampling=given.sampling, lesson=lesson
-        )
-        results: list[tuple[object, TaskResult]] = []
-        while not results:
-            results = self.dispatcher.wait()
-        value = results[0][1].value
-        if not isinstance(value, Learned):
-            return last_line(results[0][1].error)
-        seconds = time.monotonic() - started
+        return self.learn_all([given], name, settings)[0]
+
+    def learn_all(
+        self, given: Sequence[Learned], name: str, settings: Mapping[str, Any]
+    ) -> list[Learned | str]:
+        """Learn on all workers: each policy after the lesson, or why it cannot be learned. Errors as above.
+
+        When told to stop, what is in flight is finished, and the rest says so.
+        """
+        found: list[Learned | str] = ["stopped"] * len(given)
+        left = deque(range(len(given)))
+        started: dict[int, float] = {}
+        while started or left:
+            while left and self.dispatcher.free and not (started and self.stop()):
+                i = left.popleft()
+                path = self._path(given[i], name, settings)
+                if path.exists():
+                    found[i] = self._kept(path)
+                    continue
+                lesson = Lesson(name, settings, str(path.parent.resolve()))
+                started[i] = time.monotonic()
+                self.dispatcher.submit(
+                    "learn", self.cases, i, policy=given[i].policy, sampling=given[i].sampling, lesson=lesson
+                )
+            for tag, result in self.dispatcher.wait() if started else ():
+                i = cast("int", tag)
+                seconds = time.monotonic() - started.pop(i)
+                found[i] = self._take(given[i], name, settings, result, seconds)
+            if self.stop() and not started:
+                break
+        return found
+
+    def _kept(self, path: Path) -> Learned:
+        data = json.loads(path.read_text())
+        self.spent_s += data["seconds"]
+        return Learned(Policy.parse(data["policy"]), sampling_of(data["sampling"]))
+
+    def _take(
+        self, given: Learned, name: str, settings: Mapping[str, Any], result: TaskResult, seconds: float
+    ) -> Learned | str:
+        """Keep what was learned."""
+        if not isinstance(result.value, Learned):
+            return last_line(result.error)
         self.spent_s += seconds
+        value = result.value
         data = {"policy": value.policy.to_data(), "sampling": value.sampling.to_data(), "seconds": seconds}
-        write_text(path, json.dumps(data))
+        write_text(self._path(given, name, settings), json.dumps(data))
         return value
 
     def _path(self, given: Learned, name: str, settings: Mapping[str, Any]) -> Path:

@@ -32,6 +32,7 @@ FREE_KEYS = (
     "search.certify",
     "search.certify_rounds",
     "search.rectify",
+    "search.levels",
     "search.storage",
 )
 # package -> leading parts of its version within which results compare

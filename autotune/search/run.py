@@ -29,12 +29,13 @@ from autotune.search.floors import uncached_floors
 from autotune.search.given import with_given
 from autotune.search.lessons import Lessons
 from autotune.search.model import NOT_OF_THE_SPEC
+from autotune.search.objective import log_metric
 from autotune.search.optuna_study import counts, recover
 from autotune.search.pictures import keep_pictures
 from autotune.search.plot import pareto_png
 from autotune.search.profiling import Profiling
 from autotune.search.progress import Progress, WatchedExecutor
-from autotune.search.rectified import with_correctors
+from autotune.search.refined import few_steps, with_correctors, with_levels
 from autotune.search.schedules import Scheduler
 from autotune.search.scorer import Scorer, check_measured, reference_sets
 from autotune.search.screening import Screen
@@ -180,10 +181,7 @@ class SearchRun:
                 f"{loop.book.told} of {settings.trials} trials: search.{loop.stopped_by} is {limit}"
             )
         rows = candidates(loop, self.experiment) if settings.trials else screened(screen)
-        if settings.rectify:
-            context, kept = measuring_context(self.experiment), self.folder.path / "learned"
-            lessons = Lessons(dispatcher, kept, chosen, context, stopped.is_set)
-            rows = with_correctors(rows, lessons, self.progress.phase)
+        rows = self._refined(rows, loop, dispatcher, stopped)
         self.progress.phase(f"certifying {len(rows)} candidates on {len(holdout)} held-out cases")
         floors = uncached_floors(baseline, scorer)
         certified = certify(
@@ -225,6 +223,25 @@ class SearchRun:
         close_tracker(self.tracker, self.experiment, data, self.folder.path)
         self.progress.phase("finished")
         return Outcome(data, interrupted=False)
+
+    def _refined(
+        self, rows: list[TrialRow], loop: SearchLoop, dispatcher: Dispatcher, stopped: threading.Event
+    ) -> list[TrialRow]:
+        """Candidates, and what lessons on the search cases make of them."""
+        settings, leading = self.experiment.search, loop.screen.leading
+        if not (settings.rectify or settings.levels):
+            return rows
+        context, kept = measuring_context(self.experiment), self.folder.path / "learned"
+        lessons = Lessons(dispatcher, kept, loop.cases, context, stopped.is_set)
+        if settings.rectify:
+            rows = with_correctors(rows, lessons, self.progress.phase)
+        if settings.levels:
+            full = [row for row in loop.rows if row.cases >= len(loop.cases)]
+            few = few_steps(
+                full, self.experiment.model.num_steps, lambda row: log_metric(leading, row.scalars[leading])
+            )
+            rows = with_levels(rows, few, lessons, self.progress.phase)
+        return rows
 
     def _draw(self, dispatcher: Dispatcher, members: Sequence[Exported], holdout: tuple[Case, ...]) -> None:
         """Keep pictures of the front for the report."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from autotune.scoring.case import Case
@@ -30,7 +31,7 @@ SPATIAL_RATIOS = ("vae_scale_factor_spatial", "vae_spatial_compression_ratio", "
 SIDE_LATENTS = {"FluxPipeline": 2, "QwenImagePipeline": 2}
 SIDE_PIXELS = {"HunyuanVideoPipeline": 16, "WanPipeline": 16}
 SIGMAS = "sigmas"  # argument of the call that takes noise levels
-OWN_SIGMAS = ("use_flow_sigmas", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
+OWN_SIGMAS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas")
 TEXT = "max_sequence_length"
 MAX_TEXT = {"FluxPipeline": 512, "QwenImagePipeline": 1024}  # as check_inputs has it, too
 
@@ -135,7 +136,7 @@ class RequestPlan:
                 f"got {len(sigmas)} noise levels; {type(scheduler).__name__} sets its own by {own}",
                 key=f"request.{SIGMAS}",
             )
-        most = getattr(scheduler, "sigma_max", None)
+        most = vars(scheduler).get("sigma_max")
         if most is not None and sigmas[0] > float(most):
             raise ConfigError(
                 f"got {sigmas[0]:g}; {type(scheduler).__name__} begins at {float(most):g} at most",
@@ -164,7 +165,7 @@ class RequestPlan:
             "output_type": "pt",
             **{name: value for name, value in given.items() if value is not None},
             **extra,
-            **({} if sigmas is None else {SIGMAS: list(sigmas)}),
+            **({} if sigmas is None else {SIGMAS: np.asarray(sigmas)}),
         }
 
     def _prompt(self, prompt: int | str) -> int | str:

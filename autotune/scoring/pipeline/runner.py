@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from autotune.scoring.case import Case
@@ -64,6 +67,7 @@ class PipelineRunner:
         with watched(self.pipe.scheduler, "step", keep):
             result = self.pipe(**arguments)
         self._check_steps()
+        self._check_levels()
         images = next((getattr(result, name) for name in OUTPUTS if hasattr(result, name)), None)
         if not isinstance(images, Tensor) or not seen:
             raise ConfigError(
@@ -106,6 +110,20 @@ class PipelineRunner:
                 f"got {type(self.pipe.scheduler).__name__}, which takes {taken} steps where "
                 f"{self.num_steps} are asked for; choose another",
                 key="request.scheduler",
+            )
+
+    def _check_levels(self) -> None:
+        """Some pipelines do not pass noise levels on to a scheduler that can make its own for flows."""
+        scheduler = self.pipe.scheduler
+        if self._sigmas is None or not scheduler.config.get("use_flow_sigmas"):
+            return
+        asked = copy.deepcopy(scheduler)
+        asked.set_timesteps(sigmas=np.asarray(self._sigmas))
+        if not torch.equal(asked.sigmas, scheduler.sigmas):
+            raise ConfigError(
+                f"got {len(self._sigmas)} noise levels; {type(self.pipe).__name__} does not pass them on to "
+                f"{type(scheduler).__name__}, leave them out",
+                key="request.sigmas",
             )
 
     def _check_size(self, images: Tensor) -> None:

@@ -16,7 +16,7 @@ from autotune.scoring.measurement import Measurement
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import LocalExecutor
 from autotune.search.lessons import Lessons
-from autotune.search.rectified import with_correctors
+from autotune.search.refined import with_correctors
 from autotune.search.trial_row import TrialRow
 from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search
 from xslim.errors import ConfigError
