@@ -100,14 +100,11 @@ def learned_entrants(recipe: Recipe, entrants: Sequence[Entrant], lessons: Lesso
     """Let a method's points learn, in turn what its recipe says."""
     found: list[Entrant | NotRun] = list(entrants)
     for name, settings in recipe.learn.items():
-        for i, entrant in enumerate(found):
-            if lessons.stop():
-                return found
-            if not isinstance(entrant, Entrant) or entrant.policy is None:
-                continue
-            learned = lessons.learn(Learned(entrant.policy, entrant.sampling), name, settings)
+        todo = [(i, one) for i, one in enumerate(found) if isinstance(one, Entrant) and one.policy]
+        given = [Learned(one.policy, one.sampling) for _, one in todo if one.policy is not None]
+        for (i, one), learned in zip(todo, lessons.learn_all(given, name, settings), strict=True):
             if isinstance(learned, str):
-                found[i] = NotRun(entrant.method, entrant.config, learned)
+                found[i] = NotRun(one.method, one.config, learned)
             else:
-                found[i] = replace(entrant, policy=learned.policy, sampling=learned.sampling)
+                found[i] = replace(one, policy=learned.policy, sampling=learned.sampling)
     return found

@@ -70,7 +70,7 @@ class Lessons:
                 self.dispatcher.submit(
                     "learn", self.cases, i, policy=given[i].policy, sampling=given[i].sampling, lesson=lesson
                 )
-            for tag, result in self.dispatcher.wait() if started else ():
+            for tag, result in self.dispatcher.wait() if started or left else ():
                 i = cast("int", tag)
                 seconds = time.monotonic() - started.pop(i)
                 found[i] = self._take(given[i], name, settings, result, seconds)

@@ -1,4 +1,4 @@
-"""Correctors for candidates: fitted on the workers, kept, and only for patterns that predict."""
+"""Lessons for candidates: learned on the workers, kept, and only where they apply."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.lesson import Learned, Lesson
 from autotune.scoring.measurement import Measurement
+from autotune.scoring.sampling import Sampling
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import LocalExecutor
 from autotune.search.lessons import Lessons
-from autotune.search.refined import with_correctors
+from autotune.search.refined import few_steps, with_correctors, with_levels
 from autotune.search.trial_row import TrialRow
 from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search
 from xslim.errors import ConfigError
@@ -120,3 +121,31 @@ def test_a_policy_that_cannot_learn_stays_as_it_is(tmp_path: Path, monkeypatch: 
     said = lessons(tmp_path).learn(Learned(Policy.parse(PATTERN)), "rectify", {})
     assert isinstance(said, str)
     assert "too wide" in said
+
+
+def few(trial: int, steps: int, psnr: float, actions: str = "") -> TrialRow:
+    policy = Policy.from_pattern("F" * steps).to_data()
+    scalars, sampling = {"psnr": psnr}, {"num_steps": steps}
+    return TrialRow(trial, "f", {}, policy, scalars, actions or "F" * steps, "t", sampling=sampling)
+
+
+def test_of_every_small_number_of_steps_the_best_full_row_counts() -> None:
+    rows = [few(0, 4, 20.0), few(1, 4, 22.0), few(2, 5, 25.0, "FF.FF"), few(3, 6, 26.0), few(4, 20, 40.0)]
+    repeated = replace(few(5, 6, 30.0), duplicate_of=3)
+    found = few_steps([*rows, repeated], 50, lambda row: -row.scalars["psnr"])
+    assert [row.trial for row in found] == [1, 3]
+
+
+def test_requests_of_few_steps_come_once_more_with_levels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(self: Teaching, lesson: Lesson, given: Learned, cases: Any) -> Learned:
+        assert lesson.name == "fit-levels"
+        return replace(given, sampling=Sampling(sigmas=(1.0, 0.7, 0.4, 0.1)))
+
+    monkeypatch.setattr(Teaching, "learn", fit)
+    rows = [row(0, PATTERN)]
+    found = with_levels(rows, [few(1, 4, 20.0)], lessons(tmp_path), lambda line: None)
+    assert found[:1] == rows
+    assert found[1].sampling == {"num_steps": 4, "sigmas": [1.0, 0.7, 0.4, 0.1]}
+    assert found[1].scalars == {}
