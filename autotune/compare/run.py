@@ -18,7 +18,7 @@ from autotune.compare.methods import choose
 from autotune.compare.peers import PeerResult
 from autotune.compare.pictures import shown_rows
 from autotune.compare.recipe import OWN, Recipe
-from autotune.compare.taken import Taken, check_alike, kept, read_rows, taken_from
+from autotune.compare.taken import Taken, kept, read_rows, rows_for
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.lesson import Learned
@@ -167,8 +167,7 @@ class CompareRun:
         taken = Taken() if before is None else kept(before)
         if self.others is not None:
             other = read_rows(self.others)
-            check_alike(comparison.content(partial=True), other, self.others)
-            taken = taken_from(other).and_of(taken)
+            taken = rows_for(comparison.content(partial=True), other, self.others).and_of(taken)
         own = [OWN] if comparison.summary else []
         comparison.taken = taken.without([*measured, *own])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from xslim.errors import ConfigError
 
 # of a comparison; what is measured under others is no row of the same table
 SAME = ("model", "num_steps", "nets", "cases", "environment")
+MACHINE = ("device", "threads", "machine", "python")  # of the environment: under others no speedup compares
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Taken:
             tuple(source for source in sources if source["methods"]),
         )
 
+    def untimed(self) -> Taken:
+        """The same without speedups, where they are those of another machine."""
+        return replace(self, rows=tuple(_untimed(row) for row in self.rows))
+
     def and_of(self, other: Taken) -> Taken:
         """Together with what another one has of further methods."""
         more = other.without({name for source in self.sources for name in source["methods"]})
@@ -54,6 +59,12 @@ class Taken:
             {**self.budgets, **more.budgets},
             (*self.sources, *more.sources),
         )
+
+
+def _untimed(row: Mapping[str, Any]) -> dict[str, Any]:
+    intervals = {name: ends for name, ends in row["ci95"].items() if name != "speedup"}
+    notes = [*row["notes"], "timed on another machine: its speedup is left out"]
+    return {**row, "speedup": None, "ci95": intervals, "notes": notes}
 
 
 def methods_of(data: Mapping[str, Any]) -> list[str]:
@@ -108,8 +119,8 @@ def read_rows(path: Path) -> dict[str, Any]:
     return data
 
 
-def check_alike(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) -> None:
-    """Refuse rows that were measured on something else.
+def rows_for(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) -> Taken:
+    """What may be taken over: all, without speedups where they are another machine's.
 
     Args:
         now: this comparison, as `comparison.json` holds it.
@@ -120,6 +131,9 @@ def check_alike(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) 
         ConfigError: says what differs.
     """
     found = [line for key in SAME for line in _differences(key, other.get(key), now.get(key))]
+    of_machine = tuple(f"environment.{name} was " for name in MACHINE)
+    elsewhere = [line for line in found if line.startswith(of_machine)]
+    found = [line for line in found if line not in elsewhere]
     if found:
         raise ConfigError(
             f"holds rows of something else: {'; '.join(found[:3])}; leave it out, and name the methods in "
@@ -127,6 +141,7 @@ def check_alike(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) 
             key="--rows",
             source=str(source),
         )
+    return taken_from(other).untimed() if elsewhere else taken_from(other)
 
 
 def _differences(key: str, then: object, now: object) -> Sequence[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from autotune.compare.taken import check_alike, has_ours, kept, measured_methods, read_rows, taken_from
+from autotune.compare.taken import has_ours, kept, measured_methods, read_rows, rows_for, taken_from
 from tests.compare.test_run import Counting, compared
 from tests.search.support import Search
 from xslim.errors import ConfigError
@@ -98,10 +98,21 @@ def test_the_first_of_two_sources_counts(earlier: Path, later: Path) -> None:
 
 def test_rows_of_something_else_are_refused(earlier: Path) -> None:
     now = read(earlier)
-    check_alike(now, read(earlier), earlier)
     other = {**now, "cases": {**now["cases"], "seed": 5}, "environment": {**now["environment"], "torch": "1"}}
     with pytest.raises(ConfigError, match=r"--rows: .*cases\.seed was 5, now 1; environment\.torch was 1"):
-        check_alike(now, other, earlier)
+        rows_for(now, other, earlier)
+
+
+def test_rows_of_another_machine_come_without_speedups(earlier: Path) -> None:
+    now = read(earlier)
+    assert rows_for(now, now, earlier).rows == tuple(now["rows"])
+    elsewhere = {**now, "environment": {**now["environment"], "device": "another"}}
+    for row, before in zip(rows_for(now, elsewhere, earlier).rows, now["rows"], strict=True):
+        assert row["speedup"] is None
+        assert "speedup" not in row["ci95"]
+        assert row["compute_fraction"] == before["compute_fraction"]
+        assert row["metrics"] == before["metrics"]
+        assert "another machine" in row["notes"][-1]
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
