@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from autotune.compare.taken import has_ours, kept, measured_methods, read_rows, 
 from tests.compare.test_run import Counting, compared
 from tests.search.support import Search
 from xslim.errors import ConfigError
+
+pytestmark = pytest.mark.xdist_group("taken")  # the searches below run in one process only
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +28,9 @@ def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def later(tmp_path_factory: pytest.TempPathFactory, earlier: Path) -> Path:
     folder = tmp_path_factory.mktemp("later")
-    Search(folder).run()
+    shutil.copytree(earlier.parent, folder, dirs_exist_ok=True)  # its search
+    (folder / "comparison.json").unlink()
+    shutil.rmtree(folder / "comparison")
     compared(folder, {"compare.methods": ["dpcache"]}, others=earlier)
     return folder
 
