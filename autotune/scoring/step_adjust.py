@@ -173,7 +173,7 @@ def unshifted(scheduler: Any, wanted: Sequence[float], arguments: Mapping[str, A
     low, high = np.zeros(len(target)), np.full(len(target), max(1.0, target[0]))
 
     def made(given: Floats) -> Floats:
-        tried.set_timesteps(sigmas=given.tolist(), **arguments)
+        tried.set_timesteps(sigmas=given, **arguments)
         return np.array(as_floats(tried.sigmas[: len(given)]))
 
     for _ in range(HALVINGS):
