@@ -40,20 +40,15 @@ class Lessons:
     stop: Callable[[], bool]
     spent_s: float = 0.0
 
-    def learn(self, given: Learned, name: str, settings: Mapping[str, Any]) -> Learned | str:
-        """Return the policy after the lesson, or why it cannot be learned.
-
-        Raises:
-            ConfigError: a worker found the input at fault.
-        """
-        return self.learn_all([given], name, settings)[0]
-
     def learn_all(
         self, given: Sequence[Learned], name: str, settings: Mapping[str, Any]
     ) -> list[Learned | str]:
-        """Learn on all workers: each policy after the lesson, or why it cannot be learned. Errors as above.
+        """Learn on all workers: each policy after the lesson, or why it cannot be learned.
 
         When told to stop, what is in flight is finished, and the rest says so.
+
+        Raises:
+            ConfigError: a worker found the input at fault.
         """
         found: list[Learned | str] = ["stopped"] * len(given)
         left = deque(range(len(given)))

@@ -118,7 +118,7 @@ def test_a_policy_that_cannot_learn_stays_as_it_is(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(Teaching, "learn", refuse)
     assert with_correctors([row(0, PATTERN)], lessons(tmp_path), lambda line: None) == [row(0, PATTERN)]
-    said = lessons(tmp_path).learn(Learned(Policy.parse(PATTERN)), "rectify", {})
+    (said,) = lessons(tmp_path).learn_all([Learned(Policy.parse(PATTERN))], "rectify", {})
     assert isinstance(said, str)
     assert "too wide" in said
 
