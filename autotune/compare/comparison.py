@@ -103,7 +103,8 @@ class Comparison:
         """What `comparison.json` holds."""
         labels = nets(self.experiment, len(self.cases))
         scalars = self.scorer.scalars(self.baseline)
-        latency, rows = self.baseline.latency, [*self.rows, *self.taken.rows]
+        settings, rows = self.experiment.compare, [*self.rows, *self.taken.rows]
+        latency = self.baseline.latency if settings.rounds else None
         return {
             "schema_version": VERSION,
             "experiment": self.experiment.name,
@@ -116,7 +117,7 @@ class Comparison:
             "nets": labels,
             "cases": {
                 "quality": len(self.cases),
-                "timed": self.experiment.compare.rounds * self.experiment.cases.batch,
+                "timed": settings.rounds * self.experiment.cases.batch,
                 "seed": self.seed,
                 "sha256": cases_sha256(self.cases),
             },

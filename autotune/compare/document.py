@@ -160,6 +160,7 @@ class Source(Part):
     methods: Annotated[tuple[str, ...], Field(strict=False)]
     command: str
     environment: dict[str, str] = Field(default_factory=dict)
+    timed: Count = 0
 
 
 class ComparisonDocument(Part):

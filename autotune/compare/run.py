@@ -17,7 +17,7 @@ from autotune.compare.makers import Bench
 from autotune.compare.methods import choose
 from autotune.compare.peers import PeerResult
 from autotune.compare.pictures import shown_rows
-from autotune.compare.recipe import OWN, Recipe
+from autotune.compare.recipe import FEWER, OWN, Recipe
 from autotune.compare.taken import Taken, kept, read_rows, rows_for
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
@@ -101,8 +101,8 @@ class CompareRun:
             return None
         chosen = choose(self.recipes, self.experiment.compare.methods, profile.signature.family)
         comparison = self._begin(dispatcher, cases)
-        self._take_over(comparison, [recipe.method for recipe in chosen])
-        entrants = self._entrants(dispatcher, chosen, profile, search, comparison, stopped)
+        measured = self._take_over(comparison, chosen)
+        entrants = self._entrants(dispatcher, measured, profile, search, comparison, stopped)
         if stopped.is_set():
             return None
         for entrant, result in self._measured(dispatcher, entrants, cases, stopped):
@@ -158,18 +158,24 @@ class CompareRun:
             self.command,
         )
 
-    def _take_over(self, comparison: Comparison, measured: Sequence[str]) -> None:
-        """Take rows of methods that are not measured here: from `others`, and what was taken before.
+    def _take_over(self, comparison: Comparison, chosen: Sequence[Recipe]) -> list[Recipe]:
+        """Take rows of methods that are not measured here; return the methods that are.
 
-        Rows of our presets are taken, too, where the folder has no search.
+        They come from `others`, and from what was taken before. Rows of our presets are taken, too, where the
+        folder has no search, and those of fewer steps where nothing is timed here.
         """
-        before = read_data(self.folder.path)
+        before, settings = read_data(self.folder.path), self.experiment.compare
         taken = Taken() if before is None else kept(before)
         if self.others is not None:
             other = read_rows(self.others)
             taken = rows_for(comparison.content(partial=True), other, self.others).and_of(taken)
+        if not settings.rounds and settings.methods is not None and FEWER not in settings.methods:
+            chosen = [recipe for recipe in chosen if recipe.method != FEWER or not taken.has(FEWER)]
         own = [OWN] if comparison.summary else []
-        comparison.taken = taken.without([*measured, *own])
+        environment = comparison.baseline.environment if settings.rounds else None
+        measured = [recipe.method for recipe in chosen]
+        comparison.taken = taken.without([*measured, *own]).timed_on(environment)
+        return list(chosen)
 
     def _entrants(
         self,

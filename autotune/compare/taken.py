@@ -24,13 +24,18 @@ class Taken:
         rows: theirs.
         not_run: points that they left out.
         budgets: method -> what it was given.
-        sources: where each method's rows come from: `methods`, `command` and `environment`.
+        sources: where each method's rows come from: `methods`, `command`, `environment`, and on how many
+            cases they were `timed`.
     """
 
     rows: tuple[Mapping[str, Any], ...] = ()
     not_run: tuple[Mapping[str, Any], ...] = ()
     budgets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     sources: tuple[Mapping[str, Any], ...] = ()
+
+    def has(self, method: str) -> bool:
+        """Whether there are rows of a method."""
+        return any(row["method"] == method for row in self.rows)
 
     def without(self, methods: Collection[str]) -> Taken:
         """What is left when some methods are measured anew."""
@@ -46,9 +51,24 @@ class Taken:
             tuple(source for source in sources if source["methods"]),
         )
 
-    def untimed(self) -> Taken:
-        """The same without speedups, where they are those of another machine."""
-        return replace(self, rows=tuple(_untimed(row) for row in self.rows))
+    def timed_on(self, environment: Mapping[str, Any] | None) -> Taken:
+        """The same without the speedups of other machines.
+
+        Args:
+            environment: of the machine; None for the one that timed the first of the sources.
+        """
+        sped = {row["method"] for row in self.rows if row["speedup"] is not None}
+        timed = [source for source in self.sources if not sped.isdisjoint(source["methods"])]
+        if environment is None:
+            environment = timed[0]["environment"] if timed else {}
+        machine = _machine(environment)
+        away = {
+            method
+            for source in timed
+            if _machine(source["environment"]) != machine
+            for method in source["methods"]
+        }
+        return replace(self, rows=tuple(_untimed(row) if row["method"] in away else row for row in self.rows))
 
     def and_of(self, other: Taken) -> Taken:
         """Together with what another one has of further methods."""
@@ -61,7 +81,13 @@ class Taken:
         )
 
 
-def _untimed(row: Mapping[str, Any]) -> dict[str, Any]:
+def _machine(environment: Mapping[str, Any]) -> tuple[object, ...]:
+    return tuple(environment.get(name) for name in MACHINE)
+
+
+def _untimed(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    if row["speedup"] is None:
+        return row
     intervals = {name: ends for name, ends in row["ci95"].items() if name != "speedup"}
     notes = [*row["notes"], "timed on another machine: its speedup is left out"]
     return {**row, "speedup": None, "ci95": intervals, "notes": notes}
@@ -89,6 +115,7 @@ def taken_from(data: Mapping[str, Any]) -> Taken:
         "methods": measured_methods(data),
         "command": data["command"],
         "environment": data["environment"],
+        "timed": data["cases"]["timed"],
     }
     sources = (own, *data.get("taken", ()))
     return Taken(tuple(data["rows"]), tuple(data["not_run"]), data["budgets"], sources)
@@ -120,7 +147,7 @@ def read_rows(path: Path) -> dict[str, Any]:
 
 
 def rows_for(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) -> Taken:
-    """What may be taken over: all, without speedups where they are another machine's.
+    """What may be taken over.
 
     Args:
         now: this comparison, as `comparison.json` holds it.
@@ -131,9 +158,12 @@ def rows_for(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) -> 
         ConfigError: says what differs.
     """
     found = [line for key in SAME for line in _differences(key, other.get(key), now.get(key))]
-    of_machine = tuple(f"environment.{name} was " for name in MACHINE)
-    elsewhere = [line for line in found if line.startswith(of_machine)]
-    found = [line for line in found if line not in elsewhere]
+    elsewhere = tuple(f"environment.{name} was " for name in MACHINE)
+    found = [line for line in found if not line.startswith((*elsewhere, "cases.timed was "))]
+    taken, timed = taken_from(other), now["cases"]["timed"]
+    counts = {of["timed"] for of in taken.sources} - {0}
+    if timed and counts - {timed}:
+        found.append(f"cases.timed was {max(counts - {timed})}, now {timed}")
     if found:
         raise ConfigError(
             f"holds rows of something else: {'; '.join(found[:3])}; leave it out, and name the methods in "
@@ -141,7 +171,7 @@ def rows_for(now: Mapping[str, Any], other: Mapping[str, Any], source: Path) -> 
             key="--rows",
             source=str(source),
         )
-    return taken_from(other).untimed() if elsewhere else taken_from(other)
+    return taken
 
 
 def _differences(key: str, then: object, now: object) -> Sequence[str]:

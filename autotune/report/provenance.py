@@ -54,7 +54,10 @@ def facts(search: Search) -> Facts:
         cases = ", ".join(f"{key} {words.plain(value)}" for key, value in compared.cases.to_data().items())
         found += [("comparison's device", compared.device), ("comparison's cases", cases)]
         found += [
-            ("taken over from another comparison", f"{', '.join(source.methods)}: {source.command}")
+            (
+                f"taken over from another comparison, on {source.environment.get('device', 'unknown')}",
+                f"{', '.join(source.methods)}: {source.command}",
+            )
             for source in compared.taken
         ]
     return [(term, text) for term, text in found if text]

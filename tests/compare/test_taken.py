@@ -55,6 +55,7 @@ def test_methods_that_are_not_measured_are_taken_over(earlier: Path, later: Path
             "methods": ["fora", "bac"],
             "command": before["command"],
             "environment": before["environment"],
+            "timed": before["cases"]["timed"],
         }
     ]
     assert measured_methods(after) == ["autotune", "dpcache", "fewer-steps"]
@@ -110,14 +111,58 @@ def test_rows_of_something_else_are_refused(earlier: Path) -> None:
 
 def test_rows_of_another_machine_come_without_speedups(earlier: Path) -> None:
     now = read(earlier)
-    assert rows_for(now, now, earlier).rows == tuple(now["rows"])
-    elsewhere = {**now, "environment": {**now["environment"], "device": "another"}}
-    for row, before in zip(rows_for(now, elsewhere, earlier).rows, now["rows"], strict=True):
+    taken = taken_from(now)
+    assert taken.timed_on(now["environment"]) == taken
+    elsewhere = taken.timed_on({**now["environment"], "device": "another"})
+    for row, before in zip(elsewhere.rows, now["rows"], strict=True):
         assert row["speedup"] is None
         assert "speedup" not in row["ci95"]
         assert row["compute_fraction"] == before["compute_fraction"]
         assert row["metrics"] == before["metrics"]
         assert "another machine" in row["notes"][-1]
+    again = elsewhere.timed_on({**now["environment"], "device": "a third one"})
+    assert again == elsewhere
+
+
+def test_of_two_machines_the_first_one_that_timed_keeps_its_speedups(earlier: Path) -> None:
+    now = read(earlier)
+    elsewhere = {**now, "environment": {**now["environment"], "device": "another"}}
+    first = taken_from(now).without(["autotune", "fewer-steps"])
+    both = first.and_of(taken_from(elsewhere)).timed_on(None)
+    assert {row["method"] for row in both.rows if row["speedup"]} == {"fora", "dpcache"}
+    assert {row["method"] for row in both.rows if row["speedup"] is None} == {"autotune", "fewer-steps"}
+
+
+def test_rows_may_be_added_without_timing_to_those_of_another_machine(earlier: Path, tmp_path: Path) -> None:
+    before = read(earlier)
+    before["environment"]["device"] = "another"
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(before))
+    settings = {"compare.methods": ["lemica"], "compare.rounds": 0}
+    compared(tmp_path, settings, executor := Counting(), others=other)
+    after = read(tmp_path / "comparison.json")
+    assert {task.count for task in executor.tasks if task.kind == "evaluate"} == {0}
+    assert len(of(after, "lemica")) == 3
+    assert all(row["speedup"] is None for row in of(after, "lemica"))
+    for method in ("autotune", "fewer-steps", "fora"):
+        assert of(after, method) == of(before, method)
+    assert after["taken"][0]["environment"]["device"] == "another"
+    assert after["tables"]["latency_lead"] == before["tables"]["latency_lead"]
+    assert after["baseline"]["latency_s"] is None
+
+    compared(tmp_path, settings, again := Counting())
+    assert [task.kind for task in again.tasks if task.kind == "evaluate"] == []
+    assert read(tmp_path / "comparison.json")["rows"] == after["rows"]
+
+
+def test_speedups_on_other_numbers_of_cases_are_refused(earlier: Path) -> None:
+    now = read(earlier)
+    more = {**now, "cases": {**now["cases"], "timed": now["cases"]["timed"] + 8}}
+    with pytest.raises(ConfigError, match=r"--rows: .*cases\.timed was"):
+        rows_for(now, more, earlier)
+    untimed = {**now, "cases": {**now["cases"], "timed": 0}}
+    assert rows_for(untimed, more, earlier).rows == tuple(now["rows"])
+    assert rows_for(now, untimed, earlier).rows == tuple(now["rows"])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
