@@ -21,11 +21,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden files")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that start Ray run one after the other, also when the tests run in several processes."""
-    for item in items:
-        if item.get_closest_marker("ray") is not None:
-            item.add_marker(pytest.mark.xdist_group("ray"))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """When the tests run in several processes, those of a file share one, and so its fixtures.
+
+    Tests that start Ray run one after the other, whatever their file.
+    """
+    for item in items if config.pluginmanager.has_plugin("xdist") else ():
+        group = "ray" if item.get_closest_marker("ray") is not None else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture

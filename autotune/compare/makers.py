@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
@@ -53,6 +53,13 @@ class Bench:
 
     profile: Profile
     kinds: tuple[str, ...]
+    _errors: dict[Predictor, Array] = field(default_factory=dict)
+
+    def step_errors(self, predictor: Predictor) -> Array:
+        """Errors of all gaps, as of `autotune.search.gaps.step_errors`; found once for all points."""
+        if predictor not in self._errors:
+            self._errors[predictor] = step_errors(Replay(self.profile), predictor)
+        return self._errors[predictor]
 
     @property
     def steps(self) -> int:
@@ -174,7 +181,7 @@ def least_worst(recipe: Recipe, bench: Bench) -> Learned:
 
 def _gap_costs(recipe: Recipe, bench: Bench, sensitivity: Array) -> Array:
     predictor = Predictor.parse((recipe.policy or {}).get("predictor", {}))
-    return gap_costs(step_errors(Replay(bench.profile), predictor), sensitivity)
+    return gap_costs(bench.step_errors(predictor), sensitivity)
 
 
 def _planned(found: Sequence[Plan], count: int) -> Plan:

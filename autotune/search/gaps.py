@@ -42,19 +42,22 @@ def step_errors(replay: Replay, predictor: Predictor, max_gap: int = MAX_GAP) ->
             if predictor.history == 1 and i != j:
                 continue
             nodes = (j,) if i == j else (j, i)
-            for t in range(j + 1, min(steps, j + 1 + max_gap)):
-                found[i, j, t] = _error(replay, predictor, nodes, t)
+            ahead = range(j + 1, min(steps, j + 1 + max_gap))
+            if ahead:
+                found[i, j, ahead.start : ahead.stop] = _errors(replay, predictor, nodes, ahead)
     if predictor.history == 1:
         for j in range(steps):
             found[: j + 1, j] = found[j, j]
     return found
 
 
-def _error(replay: Replay, predictor: Predictor, nodes: tuple[int, ...], step: int) -> float:
-    w = replay.predicted(predictor, nodes, step)
-    index = [*nodes[: len(w)], step]
-    coefficients = np.array([*w, -1.0])
-    return max(float(coefficients @ replay.gram[np.ix_(index, index)] @ coefficients), 0.0)
+def _errors(replay: Replay, predictor: Predictor, nodes: tuple[int, ...], ahead: range) -> Array:
+    """Squared errors of the steps `ahead`: |w . residuals of the nodes - residual of the step|^2 of each."""
+    w = np.array([replay.predicted(predictor, nodes, step) for step in ahead])
+    kept, gram, at = list(nodes[: w.shape[1]]), replay.gram, slice(ahead.start, ahead.stop)
+    own, cross = gram.diagonal()[at], np.einsum("tn,nt->t", w, gram[kept, at])
+    squared: Array = np.einsum("tn,nm,tm->t", w, gram[np.ix_(kept, kept)], w) - 2 * cross + own
+    return squared.clip(0.0)
 
 
 def gap_costs(errors: Array, sensitivity: Array) -> Array:

@@ -14,8 +14,6 @@ from tests.compare.test_run import Counting, compared
 from tests.search.support import Search
 from xslim.errors import ConfigError
 
-pytestmark = pytest.mark.xdist_group("taken")  # the searches below run in one process only
-
 
 @pytest.fixture(scope="module")
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Path:

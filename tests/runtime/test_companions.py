@@ -15,7 +15,7 @@ from xslim import Policy
 
 FLUX = TINY["FluxTransformer2DModel"]
 REPLAY_ALL = {"start_block": 0, "block_threshold": 1e9}
-PATTERNS = ("FFFFFF", "F.FB.F", "FFTFTF")
+PATTERNS = ("FFFFFF", pytest.param("F.FB.F", marks=pytest.mark.slow), "FFTFTF")
 
 
 @pytest.fixture(params=["FluxTransformer2DModel", "DiTTransformer2DModel"])

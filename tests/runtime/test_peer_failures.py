@@ -96,12 +96,18 @@ def fresh(family: str, steps: int, batch: int, dtype: torch.dtype, side: int) ->
 
 NEXT = [(8, 2, torch.float32, 8), (8, 3, torch.float32, 8), (5, 2, torch.float32, 8)]
 NEXT_FLUX = [*NEXT, (13, 2, torch.float32, 12), (8, 2, torch.float32, 12), (8, 2, torch.bfloat16, 8)]
+NEXT_EACH = [*(("dit", then) for then in NEXT), *(("flux", then) for then in NEXT_FLUX)]
 
 
 @pytest.mark.parametrize(
-    ("family", "then"), [*(("dit", then) for then in NEXT), *(("flux", then) for then in NEXT_FLUX)]
+    ("family", "then", "at"),
+    [
+        # at every place for the same request again; for other ones the further places are slow
+        pytest.param(family, then, at, marks=() if then == NEXT[0] or at == 4 else pytest.mark.slow)
+        for at in (0, 4, 7)
+        for family, then in NEXT_EACH
+    ],
 )
-@pytest.mark.parametrize("at", [0, 4, 7])
 @pytest.mark.parametrize("fail", [fail_in_block, fail_between_steps])
 def test_03_an_aborted_request_leaves_nothing(family: str, fail: Any, at: int, then: tuple[Any, ...]) -> None:
     """After an exception at any step the next request equals a fresh one, whatever its size and dtype."""

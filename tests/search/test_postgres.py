@@ -30,7 +30,6 @@ StudyLock(open_storage(sys.argv[1]), sys.argv[2]).acquire()
 print("held", flush=True)
 time.sleep(60)
 """
-pytestmark = pytest.mark.xdist_group("postgres")
 
 
 @pytest.fixture(scope="module")
