@@ -13,13 +13,15 @@ from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.evaluator import Evaluator
 from autotune.scoring.lesson import Learned, Lesson
 from autotune.scoring.measurement import Measurement
-from autotune.scoring.sampling import Sampling
+from autotune.scoring.sampling import Sampling, preset_sampling
+from autotune.search import refined
 from autotune.search.dispatch import Dispatcher
 from autotune.search.executor import LocalExecutor
 from autotune.search.lessons import Lessons
 from autotune.search.refined import few_steps, with_correctors, with_levels
 from autotune.search.trial_row import TrialRow
-from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search
+from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search, merged
+from tests.search.test_sampling import DATA as OVER_STEPS
 from xslim.errors import ConfigError
 from xslim.policy.policy import Policy
 from xslim.policy.preset import load_preset
@@ -52,6 +54,25 @@ class Helped(Teaching):
     def evaluate(self, policy: Policy, *given: Any, **more: Any) -> Measurement:
         found = super().evaluate(policy, *given, **more)
         if policy.corrector is None:
+            return found
+        rows = {**found.quality.rows, "psnr": found.quality.rows["psnr"] + 3}
+        return replace(found, quality=replace(found.quality, rows=rows))
+
+
+class Fitting(Teaching):
+    """Fitted noise levels add 3 dB."""
+
+    def learn(self, lesson: Lesson, given: Learned, cases: Any) -> Learned:
+        steps = given.sampling.steps(self.num_steps)
+        fitted = given.sampling.model_copy(update={"sigmas": tuple(1 - i / steps for i in range(steps))})
+        with Path(self.log).open("a") as file:
+            file.write(f"{lesson.name}\n")
+        return replace(given, sampling=fitted)
+
+    def evaluate(self, policy: Policy, *given: Any, **more: Any) -> Measurement:
+        found = super().evaluate(policy, *given, **more)
+        sampling = more.get("sampling") or given[-1]
+        if not isinstance(sampling, Sampling) or sampling.sigmas is None:
             return found
         rows = {**found.quality.rows, "psnr": found.quality.rows["psnr"] + 3}
         return replace(found, quality=replace(found.quality, rows=rows))
@@ -149,3 +170,30 @@ def test_requests_of_few_steps_come_once_more_with_levels(
     assert found[:1] == rows
     assert found[1].sampling == {"num_steps": 4, "sigmas": [1.0, 0.7, 0.4, 0.1]}
     assert found[1].scalars == {}
+
+
+def test_a_search_exports_fitted_levels_that_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitting = Fitting(log=str(tmp_path / "log"))
+    monkeypatch.setattr(FormulaFactory, "build", lambda self: fitting)
+    monkeypatch.setattr(refined, "FEW", 0.7)
+    rest = {
+        "schedule.refreshes": 0,
+        "schedule.polish": "T",
+        "block.budget": 0.5,
+        "predictor": {"kind": "hold"},
+    }
+    full = [{"request.num_steps": n, "schedule.full_steps": n, **rest} for n in (6, 8)]
+    space = merged(
+        OVER_STEPS, {"families.pattern.seeds": [{**one, "request.scheduler": None} for one in full]}
+    )
+    changes = {"search.levels": True, "bounds": {}, "tiers": {}}
+    Search(tmp_path / "run", changes, space).run()
+    assert (tmp_path / "log").read_text() == "fit-levels\n" * 2
+    presets = [load_preset(path) for path in sorted((tmp_path / "run/presets").glob("front-*.yaml"))]
+    fitted = [preset_sampling(preset).sigmas is not None for preset in presets]
+    assert any(fitted)
+    assert ["search_scalars" not in preset.provenance for preset in presets] == fitted
+    for preset, levels in zip(presets, fitted, strict=True):
+        if levels:
+            assert set(preset.policy.controller.steps) == {"F"}
+            assert len(preset_sampling(preset).sigmas) == preset.model.num_steps
