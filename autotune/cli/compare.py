@@ -68,6 +68,8 @@ def compare(
     if (family := family_of(loaded.model.path)) is not None:
         check_families(recipes, loaded.compare.methods, family, str(target))
     before = _check(loaded, target, folder, resume)
+    if others is not None and rows is not None:
+        _check_rows(loaded, others, rows)
     if before is not None and loaded.compare.methods is not None:
         names = [*loaded.compare.methods, *measured_methods(before)]
         overrides = _with_methods(overrides or [], names, recipes)
@@ -133,6 +135,16 @@ def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) ->
     if (folder.path / SUMMARY).exists():
         check_search(folder.path, loaded, loaded.space(target).to_data())
     return before
+
+
+def _check_rows(loaded: Experiment, others: dict[str, Any], rows: Path) -> None:
+    """Refuse rows of something else, as far as this is known before anything is measured."""
+    from autotune.compare.comparison import facts
+    from autotune.compare.run import comparison_seed, held_out
+    from autotune.compare.taken import SAME, check_same
+
+    known = facts(loaded, held_out(loaded), comparison_seed(loaded))
+    check_same(known, others, str(rows), "--rows", SAME)
 
 
 def _methods(

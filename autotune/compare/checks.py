@@ -48,6 +48,8 @@ def check_again(folder: Path, before: Mapping[str, Any], experiment: Experiment,
     ]
     if before["num_steps"] != experiment.model.num_steps:
         found.append(f"model.num_steps was {before['num_steps']}, now {experiment.model.num_steps}")
+    if before["cases"]["timed"] and not compare.rounds:
+        found.append("it was timed, and compare.rounds is 0 now; rows without timing are added by --rows")
     if found:
         raise ConfigError(
             f"--resume: holds a comparison on something else: {'; '.join(found[:2])}; give the settings it "

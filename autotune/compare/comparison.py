@@ -11,10 +11,10 @@ from autotune.compare.document import VERSION, read_data
 from autotune.compare.entrants import Entrant, NotRun
 from autotune.compare.equal import tables
 from autotune.compare.recipe import OWN
-from autotune.compare.taken import Taken
+from autotune.compare.taken import Taken, Timing, untimed
 from autotune.scoring.case import Case, cases_sha256
 from autotune.scoring.measurement import Measurement
-from autotune.search.certify import with_intervals
+from autotune.search.certify import measuring_context, with_intervals
 from autotune.search.experiment import Experiment
 from autotune.search.export import nets
 from autotune.search.floors import uncached_floors
@@ -57,7 +57,7 @@ class Comparison:
         self._floors = uncached_floors(self.baseline, self.scorer)
 
     def add(self, entrant: Entrant, measured: Measurement, notes: Sequence[str] = ()) -> dict[str, Any]:
-        """Add a measured point; return its row."""
+        """Add a measured point; return its row. A part that another machine timed gives no speedup."""
         scalars = self.scorer.scalars(measured)
         entries = with_intervals(scalars, measured, self.scorer, self._floors)
         timing = () if measured.latency is None else measured.latency.notes
@@ -81,7 +81,8 @@ class Comparison:
             "worst": {name: entry["worst"] for name, entry in entries.items() if "worst" in entry},
             "notes": [*notes, *timing],
         }
-        self.rows.append(rounded(row))
+        here, there = (Timing.of(one.environment, 0) for one in (self.baseline, measured))
+        self.rows.append(dict(rounded(row if here == there else untimed(row))))
         self._count(entrant.method, measured)
         return self.rows[-1]
 
@@ -101,26 +102,17 @@ class Comparison:
 
     def content(self, partial: bool) -> dict[str, Any]:
         """What `comparison.json` holds."""
-        labels = nets(self.experiment, len(self.cases))
         scalars = self.scorer.scalars(self.baseline)
         settings, rows = self.experiment.compare, [*self.rows, *self.taken.rows]
         latency = self.baseline.latency if settings.rounds else None
         return {
             "schema_version": VERSION,
             "experiment": self.experiment.name,
-            "model": self.experiment.model.path,
-            "num_steps": self.experiment.model.num_steps,
+            **facts(self.experiment, self.cases, self.seed),
             "partial": partial,
             "device": self.baseline.environment.get("device", "unknown"),
             "environment": self.baseline.environment,
             "command": self.command,
-            "nets": labels,
-            "cases": {
-                "quality": len(self.cases),
-                "timed": settings.rounds * self.experiment.cases.batch,
-                "seed": self.seed,
-                "sha256": cases_sha256(self.cases),
-            },
             "budgets": rounded(self._budgets()),
             "baseline": rounded(
                 {
@@ -148,6 +140,23 @@ class Comparison:
             }
             found.setdefault(OWN, {})["search"] = search
         return {**found, **self.taken.budgets}
+
+
+def facts(experiment: Experiment, cases: tuple[Case, ...], seed: int) -> dict[str, Any]:
+    """What of `comparison.json` is known before anything is measured: of the request, networks and cases."""
+    context = measuring_context(experiment)
+    return {
+        "model": experiment.model.path,
+        "num_steps": experiment.model.num_steps,
+        "request": {name: value for name, value in context.items() if name != "code"},
+        "nets": nets(experiment, len(cases)),
+        "cases": {
+            "quality": len(cases),
+            "timed": experiment.compare.rounds * experiment.cases.batch,
+            "seed": seed,
+            "sha256": cases_sha256(cases),
+        },
+    }
 
 
 def read_comparison(folder: Path) -> dict[str, Any] | None:

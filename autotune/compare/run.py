@@ -18,7 +18,7 @@ from autotune.compare.methods import choose
 from autotune.compare.peers import PeerResult
 from autotune.compare.pictures import shown_rows
 from autotune.compare.recipe import FEWER, OWN, Recipe
-from autotune.compare.taken import Taken, kept, read_rows, rows_for
+from autotune.compare.taken import Taken, Timing, check_same, kept, read_rows, taken_from, taken_methods
 from autotune.scoring.case import Case, make_cases
 from autotune.scoring.evaluator import EvaluatorSpec
 from autotune.scoring.lesson import Learned
@@ -165,16 +165,20 @@ class CompareRun:
         folder has no search, and those of fewer steps where nothing is timed here.
         """
         before, settings = read_data(self.folder.path), self.experiment.compare
-        taken = Taken() if before is None else kept(before)
+        now, taken = comparison.content(partial=True), Taken()
+        if before is not None and taken_methods(before):
+            check_same(now, before, str(self.folder.path), "--resume")
+            taken = kept(before)
+        timing = Timing.of(now["environment"], now["cases"]["timed"]) if settings.rounds else taken.timing
         if self.others is not None:
             other = read_rows(self.others)
-            taken = rows_for(comparison.content(partial=True), other, self.others).and_of(taken)
+            check_same(now, other, str(self.others), "--rows")
+            taken = taken_from(other).and_of(taken)
         if not settings.rounds and settings.methods is not None and FEWER not in settings.methods:
-            chosen = [recipe for recipe in chosen if recipe.method != FEWER or not taken.has(FEWER)]
+            chosen = [recipe for recipe in chosen if recipe.method != FEWER or FEWER not in taken.methods]
         own = [OWN] if comparison.summary else []
-        environment = comparison.baseline.environment if settings.rounds else None
         measured = [recipe.method for recipe in chosen]
-        comparison.taken = taken.without([*measured, *own]).timed_on(environment)
+        comparison.taken = taken.without([*measured, *own]).timed_as(timing or taken.timing)
         return list(chosen)
 
     def _entrants(
@@ -274,8 +278,13 @@ class CompareRun:
         """Search cases, to profile and learn on, and fresh held-out ones."""
         cases, prompts = self.experiment.cases, self.experiment.model.prompts
         search = make_cases(prompts, cases.search, cases.holdout, cases.seed, cases.repeat)[0]
-        seed, count = comparison_seed(self.experiment), self.experiment.compare.cases
-        return search, make_cases(prompts, 0, count, seed, cases.repeat)[1]
+        return search, held_out(self.experiment)
+
+
+def held_out(experiment: Experiment) -> tuple[Case, ...]:
+    """The cases that a comparison measures on."""
+    seed, count = comparison_seed(experiment), experiment.compare.cases
+    return make_cases(experiment.model.prompts, 0, count, seed, experiment.cases.repeat)[1]
 
 
 def comparison_seed(experiment: Experiment) -> int:

@@ -149,13 +149,16 @@ def _attempt(evaluator: Evaluator, task: Task) -> TaskResult:
             line = f"out of memory: {_line(error)}"
             fault = None if task.policy is not None else f"{line}; lower cases.batch, or set model.offload"
             return TaskResult(task, error=text, fault=fault, infeasible=line)
-        ours = isinstance(error, XSlimError) and (not policys or _of_the_request(error))
+        ours = isinstance(error, XSlimError) and (not policys or _of_the_request(error, task))
         return TaskResult(task, error=text, fault=str(error) if ours else None)
 
 
-def _of_the_request(error: XSlimError) -> bool:
-    """Whether a candidate's scheduler cannot be used at all, which no other policy changes."""
-    return isinstance(error, ConfigError) and error.key.startswith("request.")
+def _of_the_request(error: XSlimError, task: Task) -> bool:
+    """Whether a candidate's scheduler cannot be used at all, which no other policy changes.
+
+    A lesson may ask more of a request than drawing does: what it refuses runs without the lesson.
+    """
+    return task.kind != "learn" and isinstance(error, ConfigError) and error.key.startswith("request.")
 
 
 def _value(evaluator: Evaluator, task: Task) -> Value:

@@ -54,7 +54,7 @@ class Lessons:
         left = deque(range(len(given)))
         started: dict[int, float] = {}
         while started or left:
-            while left and self.dispatcher.free and not (started and self.stop()):
+            while left and self.dispatcher.free and not self.stop():
                 i = left.popleft()
                 path = self._path(given[i], name, settings)
                 if path.exists():
@@ -65,12 +65,12 @@ class Lessons:
                 self.dispatcher.submit(
                     "learn", self.cases, i, policy=given[i].policy, sampling=given[i].sampling, lesson=lesson
                 )
-            for tag, result in self.dispatcher.wait() if started or left else ():
+            if not started:
+                break
+            for tag, result in self.dispatcher.wait():
                 i = cast("int", tag)
                 seconds = time.monotonic() - started.pop(i)
                 found[i] = self._take(given[i], name, settings, result, seconds)
-            if self.stop() and not started:
-                break
         return found
 
     def _kept(self, path: Path) -> Learned:

@@ -21,7 +21,7 @@ from xslim.policy.decision import Action
 from xslim.policy.policy import Pattern, Policy
 
 log = logging.getLogger(__name__)
-FEW = 0.33  # of the reference's steps: with more of them, levels hardly matter
+FEW = 3  # times as many steps has the reference at least: with more of them, levels hardly matter
 
 
 def with_correctors(
@@ -63,7 +63,7 @@ def few_steps(rows: Iterable[TrialRow], reference: int, cost: Callable[[TrialRow
     found: dict[int, TrialRow] = {}
     for row in rows:
         steps = sampling_of(row.sampling).steps(reference)
-        if steps <= FEW * reference and set(row.actions) == {Action.FULL.value} and row.duplicate_of is None:
+        if FEW * steps <= reference and _computes_all(row.policy) and row.duplicate_of is None:
             found[steps] = min(found.get(steps, row), row, key=cost)
     return [found[steps] for steps in sorted(found)]
 
@@ -88,6 +88,12 @@ def _learned(
             policy, sampling = learned.policy.to_data(), learned.sampling.to_data()
             found.append(replace(row, scalars={}, policy=policy, sampling=sampling))
     return found
+
+
+def _computes_all(policy: Mapping[str, Any]) -> bool:
+    """Whether it is the pattern that computes every step."""
+    controller = Policy.parse(policy).controller
+    return isinstance(controller, Pattern) and set(controller.steps) == {Action.FULL.value}
 
 
 def _predicts(policy: Policy) -> bool:

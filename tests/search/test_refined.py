@@ -145,15 +145,17 @@ def test_a_policy_that_cannot_learn_stays_as_it_is(tmp_path: Path, monkeypatch: 
 
 
 def few(trial: int, steps: int, psnr: float, actions: str = "") -> TrialRow:
-    policy = Policy.from_pattern("F" * steps).to_data()
+    actions = actions or "F" * steps
     scalars, sampling = {"psnr": psnr}, {"num_steps": steps}
-    return TrialRow(trial, "f", {}, policy, scalars, actions or "F" * steps, "t", sampling=sampling)
+    policy = Policy.from_pattern(actions).to_data()
+    return TrialRow(trial, "f", {}, policy, scalars, actions, "t", sampling=sampling)
 
 
 def test_of_every_small_number_of_steps_the_best_full_row_counts() -> None:
-    rows = [few(0, 4, 20.0), few(1, 4, 22.0), few(2, 5, 25.0, "FF.FF"), few(3, 6, 26.0), few(4, 20, 40.0)]
+    rows = [few(0, 4, 20.0), few(1, 4, 22.0), few(2, 5, 25.0, "FF.FF"), few(3, 6, 26.0), few(4, 17, 40.0)]
     repeated = replace(few(5, 6, 30.0), duplicate_of=3)
-    found = few_steps([*rows, repeated], 50, lambda row: -row.scalars["psnr"])
+    online = replace(few(6, 6, 30.0), policy={"controller": {"kind": "dual-threshold", "critical": 1e-9}})
+    found = few_steps([*rows, repeated, online], 50, lambda row: -row.scalars["psnr"])
     assert [row.trial for row in found] == [1, 3]
 
 
@@ -175,7 +177,7 @@ def test_requests_of_few_steps_come_once_more_with_levels(
 def test_a_search_exports_fitted_levels_that_help(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitting = Fitting(log=str(tmp_path / "log"))
     monkeypatch.setattr(FormulaFactory, "build", lambda self: fitting)
-    monkeypatch.setattr(refined, "FEW", 0.7)
+    monkeypatch.setattr(refined, "FEW", 1.5)
     rest = {
         "schedule.refreshes": 0,
         "schedule.polish": "T",
