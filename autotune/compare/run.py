@@ -169,16 +169,17 @@ class CompareRun:
         if before is not None and taken_methods(before):
             check_same(now, before, str(self.folder.path), "--resume")
             taken = kept(before)
-        timing = Timing.of(now["environment"], now["cases"]["timed"]) if settings.rounds else taken.timing
         if self.others is not None:
             other = read_rows(self.others)
             check_same(now, other, str(self.others), "--rows")
-            taken = taken_from(other).and_of(taken)
+            taken = taken.and_of(taken_from(other))
         if not settings.rounds and settings.methods is not None and FEWER not in settings.methods:
             chosen = [recipe for recipe in chosen if recipe.method != FEWER or FEWER not in taken.methods]
         own = [OWN] if comparison.summary else []
+        here = Timing.of(now["environment"], now["cases"]["timed"])
+        timing = here if settings.rounds else taken.timing
         measured = [recipe.method for recipe in chosen]
-        comparison.taken = taken.without([*measured, *own]).timed_as(timing or taken.timing)
+        comparison.taken = taken.without([*measured, *own]).timed_as(timing)
         return list(chosen)
 
     def _entrants(

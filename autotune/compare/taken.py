@@ -91,7 +91,7 @@ class Taken:
         return next((_timing(source) for source in found), None)
 
     def timed_as(self, timing: Timing | None) -> Taken:
-        """The same with the speedups that were measured so; others are laid aside until theirs is asked for."""
+        """The same with the speedups that were measured so; others are laid aside, and may come back."""
         alike = {m for source in self.sources if _timing(source) == timing for m in source["methods"]}
         return replace(
             self,

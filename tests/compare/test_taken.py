@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 
-from autotune.compare.taken import has_ours, kept, measured_methods, read_rows, rows_for, taken_from
+from autotune.compare.taken import (
+    Taken,
+    Timing,
+    check_same,
+    has_ours,
+    kept,
+    measured_methods,
+    read_rows,
+    taken_from,
+)
 from tests.compare.test_run import Counting, compared
-from tests.search.support import Search
+from tests.search.support import Search, merged
 from xslim.errors import ConfigError
 
 
@@ -100,40 +109,80 @@ def test_the_first_of_two_sources_counts(earlier: Path, later: Path) -> None:
     assert ours == [["autotune", "dpcache", "fewer-steps"], ["fora", "bac"]]
 
 
-def test_rows_of_something_else_are_refused(earlier: Path) -> None:
+def test_a_method_that_failed_here_does_not_push_out_its_rows(earlier: Path) -> None:
+    good = taken_from(read(earlier))
+    failed = Taken(
+        not_run=({"method": "fora", "config": {}, "reason": "stopped"},),
+        sources=({**good.sources[0], "methods": ["fora"]},),
+    )
+    assert len([row for row in failed.and_of(good).rows if row["method"] == "fora"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"cases": {"seed": 5}}, r"cases\.seed was 5, now 1"),
+        ({"environment": {"torch": "1"}}, r"environment\.torch was 1"),
+        (
+            {"request": {"model": {"guidance_scale": 4.0}}},
+            r"request\.model\.guidance_scale was 4\.0, now None",
+        ),
+        ({"request": {"batch": 1}}, r"request\.batch was 1, now 4"),
+        ({"nets": {"lpips": "another"}}, r"nets\.lpips was another"),
+    ],
+)
+def test_rows_of_something_else_are_refused(earlier: Path, changes: dict[str, Any], says: str) -> None:
     now = read(earlier)
-    other = {**now, "cases": {**now["cases"], "seed": 5}, "environment": {**now["environment"], "torch": "1"}}
-    with pytest.raises(ConfigError, match=r"--rows: .*cases\.seed was 5, now 1; environment\.torch was 1"):
-        rows_for(now, other, earlier)
+    with pytest.raises(ConfigError, match=rf"rows\.json: --rows: holds rows of something else: {says}"):
+        check_same(now, merged(now, flat(changes)), "rows.json", "--rows")
+    without = {name: value for name, value in now.items() if name != "request"}
+    check_same(now, without, "rows.json", "--rows")  # files of an older version do not tell it
 
 
-def test_rows_of_another_machine_come_without_speedups(earlier: Path) -> None:
+def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
+def on(data: dict[str, Any], **environment: str) -> dict[str, Any]:
+    """A comparison as another machine would have measured it."""
+    return {**data, "environment": {**data["environment"], **environment}}
+
+
+def test_speedups_of_another_machine_are_laid_aside_and_come_back(earlier: Path) -> None:
     now = read(earlier)
     taken = taken_from(now)
-    assert taken.timed_on(now["environment"]) == taken
-    elsewhere = taken.timed_on({**now["environment"], "device": "another"})
-    for row, before in zip(elsewhere.rows, now["rows"], strict=True):
-        assert row["speedup"] is None
-        assert "speedup" not in row["ci95"]
-        assert row["compute_fraction"] == before["compute_fraction"]
-        assert row["metrics"] == before["metrics"]
-        assert "another machine" in row["notes"][-1]
-    again = elsewhere.timed_on({**now["environment"], "device": "a third one"})
-    assert again == elsewhere
+    here = taken.timing
+    assert here is not None
+    assert taken.timed_as(here) == taken
+    for elsewhere in (
+        Timing.of(on(now, device="another")["environment"], here.cases),
+        Timing.of(now["environment"], here.cases + 8),
+        None,
+    ):
+        aside = taken.timed_as(elsewhere)
+        for row, before in zip(aside.rows, now["rows"], strict=True):
+            assert row["speedup"] is None
+            assert "speedup" not in row["ci95"]
+            assert row["compute_fraction"] == before["compute_fraction"]
+            assert row["metrics"] == before["metrics"]
+            assert "another machine" in row["notes"][-1]
+        assert aside.timed_as(elsewhere) == aside
+        assert aside.timed_as(here) == taken
 
 
-def test_of_two_machines_the_first_one_that_timed_keeps_its_speedups(earlier: Path) -> None:
-    now = read(earlier)
-    elsewhere = {**now, "environment": {**now["environment"], "device": "another"}}
-    first = taken_from(now).without(["autotune", "fewer-steps"])
-    both = first.and_of(taken_from(elsewhere)).timed_on(None)
-    assert {row["method"] for row in both.rows if row["speedup"]} == {"fora", "dpcache"}
-    assert {row["method"] for row in both.rows if row["speedup"] is None} == {"autotune", "fewer-steps"}
+def test_versions_and_counted_graphs_are_no_machine() -> None:
+    one = Timing.of({"device": "cpu", "torch": "1", "compile": "2 graphs"}, 8)
+    assert one == Timing.of({"device": "cpu", "torch": "2", "compile": "3 graphs"}, 8)
+    assert one != Timing.of({"device": "cpu", "torch": "1", "compile": "no"}, 8)
+    assert one != Timing.of({"device": "cpu", "driver": "5", "compile": "2 graphs"}, 8)
 
 
 def test_rows_may_be_added_without_timing_to_those_of_another_machine(earlier: Path, tmp_path: Path) -> None:
-    before = read(earlier)
-    before["environment"]["device"] = "another"
+    before = on(read(earlier), device="another")
     other = tmp_path / "other.json"
     other.write_text(json.dumps(before))
     settings = {"compare.methods": ["lemica"], "compare.rounds": 0}
@@ -148,21 +197,30 @@ def test_rows_may_be_added_without_timing_to_those_of_another_machine(earlier: P
     assert after["tables"]["latency_lead"] == before["tables"]["latency_lead"]
     assert after["baseline"]["latency_s"] is None
 
-    compared(tmp_path, settings, again := Counting())
+    other.write_text(json.dumps(on(read(earlier), device="a third")))
+    compared(tmp_path, settings, again := Counting(), others=other)
     assert [task.kind for task in again.tasks if task.kind == "evaluate"] == []
-    assert read(tmp_path / "comparison.json")["rows"] == after["rows"]
+    assert read(tmp_path / "comparison.json")["rows"] == after["rows"], "what is there stays"
 
 
-def test_speedups_on_other_numbers_of_cases_are_refused(earlier: Path) -> None:
-    now = read(earlier)
-    more = {**now, "cases": {**now["cases"], "timed": now["cases"]["timed"] + 8}}
-    with pytest.raises(ConfigError, match=r"--rows: .*cases\.timed was"):
-        rows_for(now, more, earlier)
-    untimed = {**now, "cases": {**now["cases"], "timed": 0}}
-    assert rows_for(untimed, more, earlier).rows == tuple(now["rows"])
-    assert rows_for(now, untimed, earlier).rows == tuple(now["rows"])
+def test_going_on_with_another_network_is_refused(later: Path, tmp_path: Path) -> None:
+    shutil.copytree(later, tmp_path / "copy")
+    data = read(tmp_path / "copy/comparison.json")
+    data["request"]["batch"] = 99
+    (tmp_path / "copy/comparison.json").write_text(json.dumps(data))
+    with pytest.raises(ConfigError, match=r"--resume: holds rows of something else: request\.batch was 99"):
+        compared(tmp_path / "copy", {"compare.methods": ["dpcache"]})
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.json: no comparison there"):
+def test_what_cannot_be_taken_over_is_named(earlier: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"none\.json: no comparison there; give the comparison\.json"):
         read_rows(tmp_path / "none.json")
+    with pytest.raises(
+        ConfigError, match=r"summary\.json: holds no comparison .*; give the comparison\.json"
+    ):
+        read_rows(earlier.parent / "summary.json")
+    (tmp_path / "half.json").write_text(json.dumps({**read(earlier), "partial": True}))
+    with pytest.raises(
+        ConfigError, match=r"half\.json: this comparison is not finished; finish it with --re"
+    ):
+        read_rows(tmp_path / "half.json")

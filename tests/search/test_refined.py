@@ -131,17 +131,26 @@ def test_a_preset_with_a_corrector_has_no_numbers_of_the_search_cases(
     assert ["search_scalars" not in preset.provenance for preset in presets] == helped
 
 
-def test_a_policy_that_cannot_learn_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("key", ["corrector", "request.sigmas"])
+def test_a_policy_that_cannot_learn_stays_as_it_is(
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A learner's refusal is the policy's, and no fault of the input: the rest goes on."""
 
     def refuse(*_: Any) -> Learned:
-        raise ConfigError("too wide", key="corrector")
+        raise ConfigError("too wide", key=key)
 
     monkeypatch.setattr(Teaching, "learn", refuse)
     assert with_correctors([row(0, PATTERN)], lessons(tmp_path), lambda line: None) == [row(0, PATTERN)]
     (said,) = lessons(tmp_path).learn_all([Learned(Policy.parse(PATTERN))], "rectify", {})
     assert isinstance(said, str)
     assert "too wide" in said
+
+
+def test_when_told_to_stop_no_lesson_is_begun(tmp_path: Path) -> None:
+    stopped = replace(lessons(tmp_path), stop=lambda: True)
+    assert stopped.learn_all([Learned(Policy.parse(PATTERN))] * 2, "rectify", {}) == ["stopped"] * 2
+    assert not (tmp_path / "log").exists()
 
 
 def few(trial: int, steps: int, psnr: float, actions: str = "") -> TrialRow:

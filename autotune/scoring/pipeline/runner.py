@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from autotune.scoring.case import Case
 from autotune.scoring.drawn import Drawn
 from autotune.scoring.pipeline.loading import load, transformers
-from autotune.scoring.pipeline.request import RequestPlan
+from autotune.scoring.pipeline.request import SIGMAS, RequestPlan
 from autotune.scoring.pipeline.schedulers import build_scheduler
 from autotune.scoring.pipeline.spec import ModelSpec
 from autotune.scoring.pipeline.timer import LoopTimer, timed
@@ -60,14 +57,18 @@ class PipelineRunner:
         """
         arguments = self._plan.arguments(cases, self.num_steps, self._sigmas)
         seen: list[Tensor] = []
+        asked: dict[str, Any] = {}  # of the scheduler
 
         def keep(_: Any, result: Any) -> None:
             seen[:] = [result[0] if isinstance(result, tuple) else result.prev_sample]
 
-        with watched(self.pipe.scheduler, "step", keep):
+        with (
+            watched(self.pipe.scheduler, "set_timesteps", lambda given, _: asked.update(given)),
+            watched(self.pipe.scheduler, "step", keep),
+        ):
             result = self.pipe(**arguments)
         self._check_steps()
-        self._check_levels()
+        self._check_levels(asked)
         images = next((getattr(result, name) for name in OUTPUTS if hasattr(result, name)), None)
         if not isinstance(images, Tensor) or not seen:
             raise ConfigError(
@@ -112,18 +113,13 @@ class PipelineRunner:
                 key="request.scheduler",
             )
 
-    def _check_levels(self) -> None:
+    def _check_levels(self, asked: Mapping[str, Any]) -> None:
         """Some pipelines do not pass noise levels on to a scheduler that can make its own for flows."""
-        scheduler = self.pipe.scheduler
-        if self._sigmas is None or not scheduler.config.get("use_flow_sigmas"):
-            return
-        asked = copy.deepcopy(scheduler)
-        asked.set_timesteps(sigmas=np.asarray(self._sigmas))
-        if not torch.equal(asked.sigmas, scheduler.sigmas):
+        if self._sigmas is not None and asked.get(SIGMAS) is None:
             raise ConfigError(
                 f"got {len(self._sigmas)} noise levels; {type(self.pipe).__name__} does not pass them on to "
-                f"{type(scheduler).__name__}, leave them out",
-                key="request.sigmas",
+                f"{type(self.pipe.scheduler).__name__}, leave them out",
+                key=f"request.{SIGMAS}",
             )
 
     def _check_size(self, images: Tensor) -> None:
