@@ -14,6 +14,7 @@ from typing import Any
 
 from autotune.compare.printed import leads, ranked
 from autotune.compare.recipe import FEWER, OWN
+from autotune.compare.taken import taken_from
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -56,7 +57,8 @@ def section(data: Mapping[str, Any]) -> Iterator[str]:
     yield from _table("compute fraction", somewhere, compute, data, "{:.3f}".format)
     yield ""
     latency = data["tables"]["latency_at_lpips"]
-    yield from _table("speedup", ranked(data), latency, data, lambda cost: f"{1 / cost:.2f}x")
+    timed = [name for name in ranked(data) if any(entry["cost"].get(name) for entry in latency)]
+    yield from _table("speedup", timed, latency, data, lambda cost: f"{1 / cost:.2f}x")
     yield ""
     yield from (f"- {line}." for line in leads(data["tables"]))
     for cost, what in (("compute_fraction", "compute"), ("latency", "time")):
@@ -71,14 +73,18 @@ def section(data: Mapping[str, Any]) -> Iterator[str]:
 def _run(data: Mapping[str, Any]) -> Iterator[str]:
     cases, search = data["cases"], data["budgets"][OWN]["search"]
     yield (
-        f"{len(data['rows'])} rows on {cases['quality']} held-out cases (seed {cases['seed']}), "
-        f"{data['device']}. Our search: {search['trials']} trials, {search['images']} pictures, "
+        f"{len(data['rows'])} rows on {cases['quality']} held-out cases (seed {cases['seed']}). "
+        f"Our search: {search['trials']} trials, {search['images']} pictures, "
         f"{search['wall_s']:.0f} s on one core. Every other method's sweep is in `budgets`."
     )
     yield from ("", "```sh", data["command"], "```", "")
-    for source in data.get("taken", ()):
-        names = ", ".join(f"`{name}`" for name in source["methods"])
-        yield from (f"Taken over from an earlier comparison on the same cases: {names}.", "")
+    timed = {row["method"]: row["speedup"] is not None for row in data["rows"]}
+    for source in taken_from(data).sources:
+        device = source["environment"]["device"]
+        for what, speed in ((f"Timed on {device}", True), (f"On {device}, without a speedup", False)):
+            methods = [f"`{name}`" for name in source["methods"] if timed.get(name) is speed]
+            if methods:
+                yield from (f"{what}: {', '.join(methods)}.", "")
     reasons: dict[tuple[str, str], int] = defaultdict(int)
     for point in data["not_run"]:
         reasons[point["method"], point["reason"]] += 1

@@ -179,12 +179,17 @@ def _least(values: Sequence[float | None]) -> float | None:
     return min((value for value in values if value is not None), default=None)
 
 
+def _without(rows: Sequence[Mapping[str, Any]], cost: str) -> list[str]:
+    """Methods that have rows, but none with this cost: nothing is said of them."""
+    return sorted({row["method"] for row in rows} - by_method(rows, cost).keys())
+
+
 def tables(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """All of them, as `comparison.json` keeps them."""
     found: dict[str, Any] = {"hypervolume": volumes(rows)}
     for cost in ("compute_fraction", "latency"):
         entries = at_equal_quality(rows, cost)
         found[f"{cost}_at_lpips"] = entries
-        found[f"{cost}_lead"] = lead(entries)
+        found[f"{cost}_lead"] = lead(entries) | {"without": _without(rows, cost)}
     found["lpips_at_speedup"] = at_equal_speed(rows)
     return found

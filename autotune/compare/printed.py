@@ -105,8 +105,9 @@ def leads(tables: Mapping[str, Any]) -> Iterator[str]:
         )
         if best is None or least is None:
             continue
+        among = " that was timed" if cost == "latency" and lead.get("without") else ""
         line = (
-            f"{OWN}: {best:.2f}x less {what} than the best other method (median over "
+            f"{OWN}: {best:.2f}x less {what} than the best other method{among} (median over "
             f"{lead['reached']} of {len(lead['at'])} LPIPS, least {least:.2f}x)"
         )
         yield line if fewer is None else f"{line}, {fewer:.2f}x less than {FEWER}"

@@ -17,6 +17,7 @@ from autotune.compare.equal import (
     tables,
     volumes,
 )
+from autotune.compare.printed import leads
 
 
 def row(method: str, fraction: float, lpips: float, speedup: float | None = None, **config: Any) -> dict:
@@ -118,3 +119,12 @@ def test_hypervolume_by_hand() -> None:
     # from the LPIPS of a fifth of the steps, 0.1, which our second row does not beat
     assert found["autotune"] == pytest.approx((1 - 0.2) * (0.1 - 0.01))
     assert set(tables(ROWS)) >= {"hypervolume", "compute_fraction_at_lpips", "latency_lead"}
+
+
+def test_a_lead_in_time_names_the_methods_that_were_not_timed() -> None:
+    timed = [{**one, "speedup": 1 / one["compute_fraction"]} for one in ROWS]
+    found = tables([*timed, row("slow", 0.5, 0.01)])
+    assert found["latency_lead"]["without"] == ["slow"]
+    assert found["compute_fraction_lead"]["without"] == []
+    assert "than the best other method that was timed (median" in list(leads(found))[1]
+    assert "than the best other method (median" in list(leads(tables(timed)))[1]
