@@ -66,6 +66,31 @@ def test_one_command_searches_compares_and_reports(
     assert [row for row in found["rows"] if row["method"] != "taylorseer"] == data["rows"]
     assert "compare.methods=[taylorseer,fewer-steps,fora]" in found["command"].replace("autotune,", "")
 
+    rows, other = out / "comparison.json", tmp_path / "other"
+    words = [
+        "compare",
+        str(files),
+        "--out",
+        str(other),
+        *FEW,
+        "--set",
+        "compare.rounds=0",
+        "--rows",
+        str(rows),
+    ]
+    words = [word.replace("fora", "lemica") for word in words]
+    grown = run_here(*words, capsys=capsys, monkeypatch=monkeypatch)
+    assert grown.status == 0, grown.err
+    assert "it runs first" not in grown.err, "our presets are taken over"
+    data = json.loads((other / "comparison.json").read_text())
+    assert [row for row in data["rows"] if row["method"] != "lemica"] == found["rows"]
+    assert {row["speedup"] for row in data["rows"] if row["method"] == "lemica"} == {None}
+    assert f"--rows {rows}" in data["command"]
+    changed = [*words, "--resume", "--set", "cases.batch=1"]
+    refused = run_here(*changed, capsys=capsys, monkeypatch=monkeypatch)
+    assert refused.status == 2
+    assert "--rows: holds rows of something else: request.batch was" in refused.one_line()
+
 
 @pytest.mark.usefixtures("formula")
 def test_without_a_preset_there_is_nothing_to_compare(
