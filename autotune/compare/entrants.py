@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Entrant:
         sampling: how it is sampled.
         peer: the other library's cache.
         preset: of our own rows, the file.
+        learn: lesson -> its settings, in the order they are learned.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Entrant:
     sampling: Sampling = REFERENCE
     peer: Peer | None = None
     preset: str | None = None
+    learn: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def entrants_of(recipe: Recipe, bench: Bench, points: int) -> list[Entrant | Not
     found: list[Entrant | NotRun] = []
     for value in recipe.sweep.points(points):
         point = recipe.at(value)
-        named = Entrant(point.point, point.method, point.title, point.source, point.config)
+        named = Entrant(point.point, point.method, point.title, point.source, point.config, learn=point.learn)
         if point.peer is not None:
             found.append(replace(named, peer=point.peer))
             continue
@@ -96,12 +98,13 @@ def _told(sampling: Sampling) -> dict[str, Any]:
     return data if sampling.scheduler is None else {**data, "scheduler": str(sampling.scheduler)}
 
 
-def learned_entrants(recipe: Recipe, entrants: Sequence[Entrant], lessons: Lessons) -> list[Entrant | NotRun]:
-    """Let a method's points learn, in turn what its recipe says."""
+def learned_entrants(entrants: Sequence[Entrant], lessons: Lessons) -> list[Entrant | NotRun]:
+    """Let a method's points learn, in turn what each says; all of them have the same lessons."""
     found: list[Entrant | NotRun] = list(entrants)
-    for name, settings in recipe.learn.items():
+    for name in dict.fromkeys(name for one in entrants for name in one.learn):
         todo = [(i, one) for i, one in enumerate(found) if isinstance(one, Entrant) and one.policy]
         given = [Learned(one.policy, one.sampling) for _, one in todo if one.policy is not None]
+        settings = [one.learn[name] for _, one in todo]
         for (i, one), learned in zip(todo, lessons.learn_all(given, name, settings), strict=True):
             if isinstance(learned, str):
                 found[i] = NotRun(one.method, one.config, learned)

@@ -205,7 +205,7 @@ class CompareRun:
             if recipe.learn:
                 self.tell(f"{recipe.method}: learning")
             before = lessons.spent_s
-            learned = learned_entrants(recipe, points, lessons)
+            learned = learned_entrants(points, lessons)
             if recipe.learn:
                 comparison.spend(recipe.method, lessons.spent_s - before)
             found += [point for point in learned if isinstance(point, Entrant)]

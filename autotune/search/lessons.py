@@ -41,9 +41,14 @@ class Lessons:
     spent_s: float = 0.0
 
     def learn_all(
-        self, given: Sequence[Learned], name: str, settings: Mapping[str, Any]
+        self, given: Sequence[Learned], name: str, settings: Sequence[Mapping[str, Any]]
     ) -> list[Learned | str]:
         """Learn on all workers: each policy after the lesson, or why it cannot be learned.
+
+        Args:
+            given: the policies.
+            name: of the lesson.
+            settings: of the lesson, for each policy.
 
         When told to stop, what is in flight is finished, and the rest says so.
 
@@ -56,11 +61,11 @@ class Lessons:
         while started or left:
             while left and self.dispatcher.free and not self.stop():
                 i = left.popleft()
-                path = self._path(given[i], name, settings)
+                path = self._path(given[i], name, settings[i])
                 if path.exists():
                     found[i] = self._kept(path)
                     continue
-                lesson = Lesson(name, settings, str(path.parent.resolve()))
+                lesson = Lesson(name, settings[i], str(path.parent.resolve()))
                 started[i] = time.monotonic()
                 self.dispatcher.submit(
                     "learn", self.cases, i, policy=given[i].policy, sampling=given[i].sampling, lesson=lesson
@@ -70,7 +75,7 @@ class Lessons:
             for tag, result in self.dispatcher.wait():
                 i = cast("int", tag)
                 seconds = time.monotonic() - started.pop(i)
-                found[i] = self._take(given[i], name, settings, result, seconds)
+                found[i] = self._take(given[i], name, settings[i], result, seconds)
         return found
 
     def _kept(self, path: Path) -> Learned:

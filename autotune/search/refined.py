@@ -81,7 +81,8 @@ def _learned(
     tell(f"{name}: {len(rows)} candidates")
     given = [Learned(Policy.parse(row.policy), sampling_of(row.sampling)) for row in rows]
     found = []
-    for row, before, learned in zip(rows, given, lessons.learn_all(given, name, settings), strict=True):
+    learned_all = lessons.learn_all(given, name, [settings] * len(given))
+    for row, before, learned in zip(rows, given, learned_all, strict=True):
         if isinstance(learned, str):
             log.warning("trial %d is not refined by %s: %s", row.trial, name, learned)
         elif learned != before:
