@@ -13,7 +13,10 @@ from autotune.search.pareto import front
 from autotune.search.plot import ACCENT, bars, finish, pareto_png
 
 COLOWN = (ACCENT, "#c2410c", "#1f5fa8", "#8e3b8e", "#946200", "#0e7490", "#be123c", "#525b66")
-MARKERS = "osD^vPX*<>ph"
+MARKERS = (
+    "osD^vPX*<>p"  # their number and that of the colours have no common divisor: no pair comes twice soon
+)
+COLUMN = 27  # entries of the legend in a column
 
 
 def write_figures(search: Search) -> list[Path]:
@@ -45,7 +48,8 @@ def comparison_png(path: Path, comparison: ComparisonDocument, methods: list[str
     x = "speedup" if all(row.speedup is not None for row in rows) else "compute_fraction"
     common = set.intersection(*(set(row.scalars) for row in rows))
     y = next(iter(words.measured(common)), "compute_fraction")
-    figure, axes = pyplot.subplots(figsize=(12, 6.5), dpi=110)
+    columns = -(-len(methods) // COLUMN)
+    figure, axes = pyplot.subplots(figsize=(9 + 3 * columns, 6.5), dpi=110)
     for place, method in enumerate(methods):
         own = sorted((row for row in rows if row.method == method), key=lambda row: row.scalars[x])
         ours, colour = method == OWN, COLOWN[place % len(COLOWN)]
@@ -66,8 +70,8 @@ def comparison_png(path: Path, comparison: ComparisonDocument, methods: list[str
             fmt=MARKERS[place % len(MARKERS)],
             color=colour,
             ms=6 if ours else 4.5,
-            elinewidth=0.8,
-            capsize=2,
+            elinewidth=0.8 if ours else 0.4,
+            capsize=2 if ours else 0,
             label=own[0].title,
             zorder=3 if ours else 2,
         )
@@ -80,7 +84,7 @@ def comparison_png(path: Path, comparison: ComparisonDocument, methods: list[str
     axes.set_xlabel(words.TITLES[x])
     axes.set_ylabel(f"{words.metric_title(y, comparison.nets)}, {better}")
     axes.set_title(comparison.experiment + (" (partial)" if comparison.partial else ""))
-    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), ncols=columns)
     return finish(path, figure, axes)
 
 
