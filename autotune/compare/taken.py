@@ -176,12 +176,10 @@ def read_rows(path: Path) -> dict[str, Any]:
     advice = "give the comparison.json of a finished comparison, or its folder"
     try:
         data = read_data(path if path.is_dir() else path.parent, FILE if path.is_dir() else path.name)
-    except ConfigError as error:
-        raise ConfigError(
-            f"holds no comparison ({error.key or error.problem}); {advice}", source=str(path)
-        ) from None
+    except ConfigError:  # its advice, to delete the file, is for a comparison of one's own
+        raise ConfigError(f"this is no comparison; {advice}", key="--rows", source=str(path)) from None
     if data is None:
-        raise ConfigError(f"no comparison there; {advice}", source=str(path))
+        raise ConfigError(f"no comparison there; {advice}", key="--rows", source=str(path))
     if data.get("partial"):
         raise ConfigError("this comparison is not finished; finish it with --resume first", source=str(path))
     return data

@@ -214,12 +214,16 @@ def test_going_on_with_another_network_is_refused(later: Path, tmp_path: Path) -
 
 
 def test_what_cannot_be_taken_over_is_named(earlier: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none\.json: no comparison there; give the comparison\.json"):
-        read_rows(tmp_path / "none.json")
     with pytest.raises(
-        ConfigError, match=r"summary\.json: holds no comparison .*; give the comparison\.json"
+        ConfigError, match=r"none\.json: --rows: no comparison there; give the comparison\.json"
     ):
+        read_rows(tmp_path / "none.json")
+    with pytest.raises(ConfigError, match=r"summary\.json: --rows: this is no comparison; give the comp"):
         read_rows(earlier.parent / "summary.json")
+    (tmp_path / "notes.json").write_text("text")
+    with pytest.raises(ConfigError, match=r"notes\.json: --rows: this is no comparison; give") as told:
+        read_rows(tmp_path / "notes.json")
+    assert "delete" not in str(told.value)
     (tmp_path / "half.json").write_text(json.dumps({**read(earlier), "partial": True}))
     with pytest.raises(
         ConfigError, match=r"half\.json: this comparison is not finished; finish it with --re"
