@@ -77,14 +77,18 @@ def _run(data: Mapping[str, Any]) -> Iterator[str]:
         f"Our search: {search['trials']} trials, {search['images']} pictures, "
         f"{search['wall_s']:.0f} s on one core. Every other method's sweep is in `budgets`."
     )
-    yield from ("", "```sh", data["command"], "```", "")
     timed = {row["method"]: row["speedup"] is not None for row in data["rows"]}
     for source in taken_from(data).sources:
-        device = source["environment"]["device"]
-        for what, speed in ((f"Timed on {device}", True), (f"On {device}, without a speedup", False)):
+        device, uncached = source["environment"]["device"], source["baseline"]["metrics"].get("speedup")
+        yield from ("", "```sh", source["command"], "```", "")
+        for what, speed in (
+            (f"Timed on {device}, where two uncached runs differed by {uncached:.2f}x", True),
+            (f"On {device}, without a speedup here", False),
+        ):
             methods = [f"`{name}`" for name in source["methods"] if timed.get(name) is speed]
             if methods:
-                yield from (f"{what}: {', '.join(methods)}.", "")
+                yield from ("", f"{what}: {', '.join(methods)}.")
+    yield ""
     reasons: dict[tuple[str, str], int] = defaultdict(int)
     for point in data["not_run"]:
         reasons[point["method"], point["reason"]] += 1

@@ -44,8 +44,8 @@ class Taken:
         rows: theirs; a speedup that is left out stands under `elsewhere`.
         not_run: points that they left out.
         budgets: method -> what it was given.
-        sources: where each method's rows come from: `methods`, `command`, `environment`, and on how many
-            cases they were `timed`.
+        sources: where each method's rows come from: `methods`, `command`, `environment`, on how many cases
+            they were `timed`, and the `baseline`, two uncached runs among it.
     """
 
     rows: tuple[Data, ...] = ()
@@ -151,6 +151,7 @@ def taken_from(data: Data) -> Taken:
         "command": data["command"],
         "environment": data["environment"],
         "timed": data["cases"]["timed"],
+        "baseline": data["baseline"],
     }
     sources = tuple(source for source in (own, *data.get("taken", ())) if source["methods"])
     return Taken(tuple(data["rows"]), tuple(data["not_run"]), data["budgets"], sources)

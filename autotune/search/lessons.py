@@ -45,12 +45,12 @@ class Lessons:
     ) -> list[Learned | str]:
         """Learn on all workers: each policy after the lesson, or why it cannot be learned.
 
+        When told to stop, what is in flight is finished, and the rest says so.
+
         Args:
             given: the policies.
             name: of the lesson.
             settings: of the lesson, for each policy.
-
-        When told to stop, what is in flight is finished, and the rest says so.
 
         Raises:
             ConfigError: a worker found the input at fault.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from autotune.compare.entrants import Entrant, NotRun, entrants_of
+from autotune.compare.entrants import Entrant, NotRun, entrants_of, learned_entrants
 from autotune.compare.makers import MAKERS
 from autotune.compare.methods import check_names, choose, family_of, load_recipes
 from autotune.compare.recipe import Recipe, Sweep
@@ -16,6 +16,7 @@ from autotune.compare.settings import SETTINGS
 from autotune.scoring.learning import LEARNERS
 from autotune.scoring.lesson import LESSONS
 from tests.compare.support import METHODS, RECIPES, bench, made, recipe
+from tests.search.test_refined import lessons
 from xslim.errors import ConfigError
 from xslim.policy.authors import author_policy
 
@@ -50,6 +51,14 @@ def test_every_point_makes_a_policy_of_its_own(family: str) -> None:
         if chosen.peer is None:
             data = [(p.policy, p.sampling, p.learn) for p in points if isinstance(p, Entrant)]
             assert len({repr(d) for d in data}) > 1, f"{chosen.method}: its knob does nothing"
+
+
+def test_points_of_a_method_learn_with_their_own_settings(tmp_path: Path) -> None:
+    recipe = RECIPES["harmonica"].of_family("dit")
+    points = [point for point in entrants_of(recipe, bench(), 4) if isinstance(point, Entrant)]
+    learned_entrants(points, lessons(tmp_path))
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines == [f"harmonica {{'beta': {beta}, 'rollouts': 12}}" for beta in recipe.sweep.values]
 
 
 @pytest.mark.parametrize("name", sorted(RECIPES))

@@ -176,3 +176,5 @@ def test_other_cases_are_refused(searched: Path, found: dict[str, Any]) -> None:
         check_again(searched, found, experiment({"compare.cases": 8}), 1)
     with pytest.raises(ConfigError, match=r"seed of the cases was 1, now 5"):
         check_again(searched, found, experiment({"compare.seed": 5}), 5)
+    with pytest.raises(ConfigError, match=r"it was timed, and compare\.rounds is 0 now"):
+        check_again(searched, found, experiment({"compare.rounds": 0}), 1)

@@ -19,8 +19,9 @@ from autotune.compare.taken import (
     read_rows,
     taken_from,
 )
+from autotune.scoring.doubles import FormulaEvaluator
 from tests.compare.test_run import Counting, compared
-from tests.search.support import Search, merged
+from tests.search.support import STEPS, FormulaFactory, Search, merged
 from xslim.errors import ConfigError
 
 
@@ -63,6 +64,7 @@ def test_methods_that_are_not_measured_are_taken_over(earlier: Path, later: Path
             "command": before["command"],
             "environment": before["environment"],
             "timed": before["cases"]["timed"],
+            "baseline": before["baseline"],
         }
     ]
     assert measured_methods(after) == ["autotune", "dpcache", "fewer-steps"]
@@ -121,30 +123,22 @@ def test_a_method_that_failed_here_does_not_push_out_its_rows(earlier: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"cases": {"seed": 5}}, r"cases\.seed was 5, now 1"),
-        ({"environment": {"torch": "1"}}, r"environment\.torch was 1"),
+        ({"cases.seed": 5}, r"cases\.seed was 5, now 1"),
+        ({"environment.torch": "1"}, r"environment\.torch was 1"),
         (
-            {"request": {"model": {"guidance_scale": 4.0}}},
+            {"request.model.guidance_scale": 4.0},
             r"request\.model\.guidance_scale was 4\.0, now None",
         ),
-        ({"request": {"batch": 1}}, r"request\.batch was 1, now 4"),
-        ({"nets": {"lpips": "another"}}, r"nets\.lpips was another"),
+        ({"request.batch": 1}, r"request\.batch was 1, now 4"),
+        ({"nets.lpips": "another"}, r"nets\.lpips was another"),
     ],
 )
 def test_rows_of_something_else_are_refused(earlier: Path, changes: dict[str, Any], says: str) -> None:
     now = read(earlier)
     with pytest.raises(ConfigError, match=rf"rows\.json: --rows: holds rows of something else: {says}"):
-        check_same(now, merged(now, flat(changes)), "rows.json", "--rows")
+        check_same(now, merged(now, changes), "rows.json", "--rows")
     without = {name: value for name, value in now.items() if name != "request"}
     check_same(now, without, "rows.json", "--rows")  # files of an older version do not tell it
-
-
-def flat(data: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys."""
-    found: dict[str, Any] = {}
-    for key, value in data.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def on(data: dict[str, Any], **environment: str) -> dict[str, Any]:
@@ -172,6 +166,19 @@ def test_speedups_of_another_machine_are_laid_aside_and_come_back(earlier: Path)
             assert "another machine" in row["notes"][-1]
         assert aside.timed_as(elsewhere) == aside
         assert aside.timed_as(here) == taken
+
+
+def test_a_part_that_another_machine_timed_gives_no_speedup(
+    earlier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(earlier.parent, tmp_path / "moved")
+    elsewhere = FormulaEvaluator(STEPS, device="another")
+    monkeypatch.setattr(FormulaFactory, "build", lambda self: elsewhere)
+    compared(tmp_path / "moved", {"compare.methods": ["fora", "dpcache", "bac", "lemica"]})
+    data = read(tmp_path / "moved/comparison.json")
+    assert data["device"] == "another"
+    assert {row["speedup"] for row in of(data, "fora")} == {None}
+    assert all(row["speedup"] for row in of(data, "lemica")), "measured after the move"
 
 
 def test_versions_and_counted_graphs_are_no_machine() -> None:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from autotune.compare.entrants import Entrant, entrants_of, learned_entrants
 from autotune.scoring.case import Case
 from autotune.scoring.doubles import FormulaEvaluator
 from autotune.scoring.evaluator import Evaluator
@@ -21,7 +20,6 @@ from autotune.search.executor import LocalExecutor
 from autotune.search.lessons import Lessons
 from autotune.search.refined import few_steps, with_correctors, with_levels
 from autotune.search.trial_row import TrialRow
-from tests.compare.support import RECIPES, bench
 from tests.search.support import EXPERIMENT, STEPS, FormulaFactory, Search, merged
 from tests.search.test_sampling import DATA as OVER_STEPS
 from xslim.errors import ConfigError
@@ -147,14 +145,6 @@ def test_a_policy_that_cannot_learn_stays_as_it_is(
     (said,) = lessons(tmp_path).learn_all([Learned(Policy.parse(PATTERN))], "rectify", [{}])
     assert isinstance(said, str)
     assert "too wide" in said
-
-
-def test_points_of_a_method_learn_with_their_own_settings(tmp_path: Path) -> None:
-    recipe = RECIPES["harmonica"].of_family("dit")
-    points = [point for point in entrants_of(recipe, bench(), 4) if isinstance(point, Entrant)]
-    learned_entrants(points, lessons(tmp_path))
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert lines == [f"harmonica {{'beta': {beta}, 'rollouts': 12}}" for beta in recipe.sweep.values]
 
 
 def test_when_told_to_stop_no_lesson_is_begun(tmp_path: Path) -> None:
