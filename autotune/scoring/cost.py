@@ -19,6 +19,7 @@ from xslim.policy.decision import Action
 from xslim.policy.document import Document
 from xslim.policy.policy import LETTERS, Policy
 from xslim.policy.selection import select_blocks
+from xslim.runtime.indicators import INDICATORS
 from xslim.runtime.macs import MacsTable
 from xslim.runtime.tokens import tokens_at
 
@@ -196,12 +197,13 @@ class CostModel(Document):
                 chosen[origin] = _Refreshed(macs, sum(not f[0] for f in flags))
             inside, unprobed = chosen[origin]
         extra = self._measuring(policy, branch, unprobed)
+        measures = any(name in INDICATORS for name in policy.signals)
         predicts = done.action in (Action.SKIP, Action.TOKEN)
         return CallCost(
             step=step,
             branch=branch.name,
             action=done.action,
-            macs=rows * table.outside + inside + extra,
+            macs=rows * _outside(table, done.action, measures) + inside + extra,
             full_macs=rows * table.total,
             blocks_macs=inside,
             keeps=done.keeps,
@@ -216,7 +218,7 @@ class CostModel(Document):
         else:
             inside = rows * shares[action] * (table.total - table.outside)
         reads = reads if action in (Action.SKIP, Action.TOKEN) else 0
-        outside, full = rows * table.outside, rows * table.total
+        outside, full = rows * _outside(table, action), rows * table.total
         return CallCost(0, branch.name, action, outside + inside, full, inside, frozenset(), reads)
 
     def selected_blocks(self, policy: Policy, branch: BranchCost, step: int) -> list[tuple[bool, ...]]:
@@ -250,6 +252,11 @@ class CostModel(Document):
             "first_block": unprobed * table.blocks[0].full,
         }
         return sum(costs.get(name, 0.0) for name in policy.signals)
+
+
+def _outside(table: MacsTable, action: Action, measures: bool = False) -> float:
+    """MACs around the blocks; nobody reads the text at a skip, which is known early without signals."""
+    return table.outside - table.text if action is Action.SKIP and not measures else table.outside
 
 
 def _computed(table: MacsTable, flags: Sequence[bool]) -> float:

@@ -174,6 +174,7 @@ def _branch(
         total=table.total,
         modulation=table.modulation,
         embedding=table.embedding,
+        text=table.text,
         blocks=tuple(BlockCost(fixed=b.fixed, per_token=b.per_token, tokens=b.tokens) for b in table.blocks),
         changes=tuple(tuple(zip(*step, strict=True)) for step in per_step),
     )

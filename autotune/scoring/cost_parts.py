@@ -36,6 +36,8 @@ class BranchCost(Document):
         total: MACs of the uncached call for one sample.
         modulation: the extra MACs of measuring the modulated input, per sample.
         embedding: likewise of the embedding that modulates the first block.
+        text: of `total`, what the text embedder takes; it is left out at skipped steps of policies that
+            measure nothing.
         blocks: one entry a block.
         changes: mean |h_out - h_in| of the image at every step, row and block of the uncached request; they
             choose the blocks of a block refresh. [steps][rows][blocks]
@@ -46,6 +48,7 @@ class BranchCost(Document):
     total: NonNegative
     modulation: NonNegative
     embedding: NonNegative
+    text: NonNegative = 0.0
     blocks: Annotated[tuple[BlockCost, ...], Field(strict=False, min_length=1)]
     changes: Annotated[tuple[Changes, ...], Field(strict=False)]
 
@@ -53,7 +56,7 @@ class BranchCost(Document):
     def table(self) -> MacsTable:
         """The runtime's table of this branch."""
         blocks = tuple(BlockMacs(b.fixed, b.per_token, b.tokens) for b in self.blocks)
-        return MacsTable(self.total, blocks, self.modulation, self.embedding)
+        return MacsTable(self.total, blocks, self.modulation, self.embedding, self.text)
 
     @property
     def tokens(self) -> int:

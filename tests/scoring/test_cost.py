@@ -182,9 +182,10 @@ def test_the_trained_model_is_counted(runner: PipelineRunner) -> None:
         agree(model, live, pattern(steps, block={"budget": 0.5}, token={"budget": 0.3}))
 
 
-def test_an_online_run_is_counted_by_its_actions() -> None:
-    """Signals cost MACs too."""
-    live = subject("DiTTransformer2DModel", 1)
+@pytest.mark.parametrize("name", ["DiTTransformer2DModel", "HunyuanVideoTransformer3DModel"])
+def test_an_online_run_is_counted_by_its_actions(name: str) -> None:
+    """Signals cost MACs too, and so does the text that they are measured with at a skipped step."""
+    live = subject(name, 1)
     tables = {name: {"x": [0.0, 1.0], "y": [1.0, 2.0]} for name in TABLE_SIGNALS}
     policy = Policy.parse(
         {
@@ -197,7 +198,7 @@ def test_an_online_run_is_counted_by_its_actions() -> None:
             "indicator": {"signals": dict.fromkeys(SIGNALS, 1 / len(SIGNALS)), "calibration": tables},
         }
     )
-    model, trace = counted("DiTTransformer2DModel", 1), ran(live, policy).trace
+    model, trace = counted(name, 1), ran(live, policy).trace
     assert {"F", "T", "."} <= set(trace.actions), trace.actions
     assert model.compute_fraction(policy, trace.actions) == pytest.approx(trace.compute_fraction, rel=1e-9)
     silent = policy.model_copy(update={"indicator": pattern("F").indicator})

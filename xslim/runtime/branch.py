@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 
 from xslim.policy.controller import FRESH, ControllerState
@@ -10,6 +13,18 @@ from xslim.runtime.feature_cache import BlockResiduals, KeysValues, ResidualHist
 from xslim.runtime.health import Health
 from xslim.runtime.indicators import INDICATORS, Indicator
 from xslim.runtime.tokens import TokenRecord
+
+
+class TextShape(NamedTuple):
+    """What the text embedder returned, without its values."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def placeholder(self) -> Tensor:
+        """A tensor of this shape that takes no memory, for where nobody reads it."""
+        return torch.zeros((), dtype=self.dtype, device=self.device).expand(self.shape)
 
 
 class BranchState:
@@ -24,6 +39,7 @@ class BranchState:
         self.tokens = TokenRecord()
         self.health = Health()
         self.step: int | None = None  # that it was last called at
+        self.text: TextShape | None = None
         self.last_output: Tensor | None = None  # of the stack at the previous step, for parity
         self.indicators: dict[str, Indicator] = {
             name: INDICATORS[name]() for name in policy.signals if name in INDICATORS

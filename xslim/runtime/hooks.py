@@ -28,6 +28,10 @@ class Listener(Protocol):
         """A pipeline says that its request is over."""
         ...
 
+    def on_text(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run one call of the text embedder."""
+        ...
+
     def on_block(self, block: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run one call of a block."""
         ...
@@ -57,6 +61,17 @@ class _TransformerHook(ModelHook):  # type: ignore[misc]
         """Called by pipelines at the end of a request, but not when it fails."""
         self._listener.on_request_end()
         return module
+
+
+class _TextHook(ModelHook):  # type: ignore[misc]
+    """Sees every call of the text embedder."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__()
+        self._listener = listener
+
+    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self._listener.on_text(self.fn_ref.original_forward, args, kwargs)
 
 
 class _BlockHook(ModelHook):  # type: ignore[misc]
@@ -111,6 +126,8 @@ class Installation:
         self._touched: list[tuple[nn.Module, bool, bool]] = []
         try:
             self._add(model.transformer, _TransformerHook(listener))
+            if model.text_embedder is not None:
+                self._add(model.text_embedder, _TextHook(listener))
             for index, block in enumerate(model.blocks):
                 self._add(block, _BlockHook(listener, index))
         except BaseException:

@@ -59,6 +59,7 @@ class MacsTable:
         blocks: one entry a block.
         modulation: the extra cost of measuring the modulated input.
         embedding: the extra cost of measuring the embedding that modulates the first block.
+        text: what the text embedder takes, which is left out where no block runs; part of `outside`.
         counted: in MACs; False for what stands in where a model cannot be counted.
     """
 
@@ -66,6 +67,7 @@ class MacsTable:
     blocks: tuple[BlockMacs, ...]
     modulation: float
     embedding: float
+    text: float = 0.0
     counted: bool = True
 
     @classmethod
@@ -75,7 +77,7 @@ class MacsTable:
 
     @property
     def outside(self) -> float:
-        """What runs at every step: embedders and output layers."""
+        """What runs around the blocks: embedders and output layers."""
         return self.total - sum(block.full for block in self.blocks)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -36,6 +36,8 @@ class LiveModel:
             raise UnsupportedModelError(f"{type(transformer).__name__} has no blocks; nothing to cache")
         self.kinds = [stack.kind for stack in self.stacks]
         self.depths = [self.kinds[:index].count(kind) for index, kind in enumerate(self.kinds)]
+        path = self.adapter.text_embedder
+        self.text_embedder = None if path is None else transformer.get_submodule(path)
         self._root = parameter_names(transformer)
         self._names = [parameter_names(block) for block in self.blocks]
 
@@ -75,6 +77,9 @@ class LiveModel:
             device = next(leaf.device for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
             bare = LiveModel(bare_copy(self.transformer, stand_in(device)))
             calls: dict[int, BlockCall] = {}
+            texts: list[Callable[[], object]] = []
+            if bare.text_embedder is not None:
+                bare.text_embedder.register_forward_pre_hook(partial(_note_text, texts), with_kwargs=True)
             for index, block in enumerate(bare.blocks):
                 note = partial(_note_call, calls, bare, index)
                 block.register_forward_pre_hook(note, with_kwargs=True)
@@ -88,12 +93,17 @@ class LiveModel:
             blocks = tuple(costs[build] if i in calls else LEFT_OUT for i, build in enumerate(builds))
             modulation = count(lambda: bare.modulated(calls[0])) / rows
             embedding = count(lambda: bare.time_embedding(calls[0])) / rows
-        return MacsTable(total, blocks, modulation, embedding)
+            text = count(texts[0]) / rows if texts else 0.0
+        return MacsTable(total, blocks, modulation, embedding, text)
 
 
 def _build(block: nn.Module) -> tuple[object, ...]:
     """What blocks of equal cost have in common; counting is slow, and most blocks are alike."""
     return (type(block), *((name, tuple(p.shape)) for name, p in block.named_parameters()))
+
+
+def _note_text(calls: list[Callable[[], object]], embedder: nn.Module, args: Any, kwargs: Any) -> None:
+    calls.append(partial(embedder.forward, *args, **kwargs))
 
 
 def _note_call(

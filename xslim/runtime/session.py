@@ -161,6 +161,11 @@ class Session:
             finally:
                 self._step = None
 
+    def on_text(self, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Run one call of the text embedder."""
+        step = self._step
+        return forward(*args, **kwargs) if step is None else step.embed_text(forward, args, kwargs)
+
     def on_block(self, block: int, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Run one call of a block."""
         step = self._step

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +14,9 @@ from xslim.policy.decision import Action, Decision
 from xslim.policy.policy import Policy, Table
 from xslim.policy.selection import select_blocks
 from xslim.runtime.block_runner import BlockRunner, Forward, StepTask
-from xslim.runtime.branch import BranchState
+from xslim.runtime.branch import BranchState, TextShape
 from xslim.runtime.calls import BlockCall, Streams
-from xslim.runtime.indicators import Features
+from xslim.runtime.indicators import Features, Measured
 from xslim.runtime.model import LiveModel
 from xslim.runtime.plan import Plan
 from xslim.runtime.predictors import predict
@@ -39,8 +40,25 @@ class Step:
         self._fixed_blocks = isinstance(task.policy.controller, Table)
         self._authors = task.policy.parity == "authors"
         self._finished = False
+        self._with_text = True
+        self._decided = task.bypass
         self.decisions = (Decision(Action.FULL, "blocks left out"),) * state.rows
         self.readings: tuple[dict[str, float], ...] = ({},) * state.rows
+
+    def embed_text(self, forward: Forward, args: Any, kwargs: Any) -> Any:
+        """Run the text embedder, or return a placeholder where no block will read the text.
+
+        Whether one will is known here only where no signal has to be measured at the first block.
+        """
+        state = self._state
+        if not self._decided and not state.indicators:
+            self._decide({})
+        if state.text is not None and all(done.action is Action.SKIP for done in self.decisions):
+            self._with_text = False
+            return state.text.placeholder()
+        text = forward(*args, **kwargs)
+        state.text = TextShape(text.shape, text.dtype, text.device)
+        return text
 
     def run_block(self, block: int, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Run one block for the samples and tokens that need it. Returns what the block would return."""
@@ -65,7 +83,15 @@ class Step:
             self.decisions = (Decision(Action.FULL, "policy does not fit"),) * state.rows
             self.readings = ({},) * state.rows
             return
-        self.readings = self._read(call, forward)
+        if not self._decided:
+            self._decide(self._measure(call, forward))
+        self._plan = Plan(self.decisions, state.compute_flags, call.streams.image.device)
+        self._tokens = self._chosen(call)
+
+    def _decide(self, found: Mapping[str, Measured | None]) -> None:
+        """Decide for every sample by what was measured."""
+        state, task = self._state, self._task
+        self.readings = self._read(found)
         decisions = []
         for row, reading in enumerate(self.readings):
             decision, after = decide(task.policy, state.controllers[row], task.info, reading)
@@ -75,8 +101,7 @@ class Step:
             decisions.append(decision)
             state.controllers[row] = after
         self.decisions = tuple(decisions)
-        self._plan = Plan(self.decisions, state.compute_flags, call.streams.image.device)
-        self._tokens = self._chosen(call)
+        self._decided = True
 
     def _chosen(self, call: BlockCall) -> Tensor | None:
         """The tokens that the T samples recompute, [rows, chosen]."""
@@ -86,8 +111,8 @@ class Step:
         chosen = random_tokens(call.image_tokens, policy, self._task.info.step, call.streams.image.device)
         return chosen.expand(len(rows), -1)
 
-    def _read(self, call: BlockCall, forward: Forward) -> tuple[dict[str, float], ...]:
-        """Measure all signals of all samples; one host synchronisation, none on CUDA without signals."""
+    def _measure(self, call: BlockCall, forward: Forward) -> dict[str, Measured | None]:
+        """Measure all signals of all samples."""
         state, task = self._state, self._task
 
         def modulated() -> Tensor:
@@ -111,7 +136,11 @@ class Step:
             known,
             task.policy.indicator.compare,
         )
-        found = {name: i.measure(features) for name, i in state.indicators.items()}
+        return {name: i.measure(features) for name, i in state.indicators.items()}
+
+    def _read(self, found: Mapping[str, Measured | None]) -> tuple[dict[str, float], ...]:
+        """Read signals and health of all samples; one host synchronisation, none on CUDA without signals."""
+        state = self._state
         columns = {name: m.values.float() for name, m in found.items() if m is not None}
         health = state.health.flags(waits=bool(columns))
         if health is not None:
@@ -247,7 +276,8 @@ class Step:
         extra = rows * self._measured
         if self._runner.probe is not None:  # samples that did not compute the first block anyway
             extra += (rows - len(self._plan.in_block(0)[0])) * table.blocks[0].full
-        return rows * table.outside + self._runner.macs + extra
+        outside = table.outside if self._with_text else table.outside - table.text
+        return rows * outside + self._runner.macs + extra
 
 
 _ALWAYS = Policy.from_pattern("F")

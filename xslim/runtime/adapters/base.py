@@ -118,6 +118,8 @@ class BlockAdapter:
         latent: transformer argument that holds the latent: a tensor [batch, ...], or a list of samples.
         conditioning: transformer argument that tells guidance branches apart.
         timestep: how the transformer is told the time.
+        text_embedder: path of a module that makes the text tokens anew at every step and whose output the
+            blocks alone read: it is left out where no block runs. None where there is none worth it.
         no_tokens: config -> why token refresh does not work for it, or None.
         remark: what a user should know, for the table of families.
     """
@@ -130,6 +132,7 @@ class BlockAdapter:
     latent: str = "hidden_states"
     conditioning: str = "encoder_hidden_states"
     timestep: Timestep = Timestep()
+    text_embedder: str | None = None
     no_tokens: Callable[[Mapping[str, object]], str | None] = any_config
     remark: str = ""
 

@@ -40,6 +40,7 @@ HUNYUAN_VIDEO = BlockAdapter(
     ),
     modulated=ada_norm("norm1"),
     time_embedding=passed("temb"),
+    text_embedder="context_embedder",  # refines the text under the timestep, in blocks of its own
     no_tokens=_no_tokens,
     remark="no token refreshes in image-to-video by token replacement",
 )
