@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autotune.cli.common import Json, Overrides, say
-from autotune.cli.report import report_or_warn
+from autotune.cli.report import plot_or_warn, report_or_warn
 from autotune.cli.search import INTERRUPTED, search
 from autotune.cli.show import read_summary
 from autotune.cli.workers import executor_for, threads_each, worker_count
@@ -45,9 +45,14 @@ def compare(
     With --rows and no search in the folder the presets' rows are taken over, too.
     """
     if target.is_dir() or other is not None:
-        if out is not None or overrides or resume or rows is not None:
+        given = {"--out": out, "--set": overrides, "--rows": rows, "--resume": resume or None}
+        if found := [name for name, value in given.items() if value]:
             raise ConfigError(
-                "two searches are compared as they are: leave --out, --set, --rows and --resume out"
+                f"two searches are compared as they are; leave {', '.join(found)} out"
+            )
+        if not target.is_dir():
+            raise ConfigError(
+                "is no folder of a search; give two of them, or an experiment alone", source=str(target)
             )
         return _searches(target, other, as_json)
     loaded = load_experiment(target, overrides or ())
@@ -69,7 +74,7 @@ def compare(
         check_families(recipes, loaded.compare.methods, family, str(target))
     before = _check(loaded, target, folder, resume)
     if others is not None and rows is not None:
-        _check_rows(loaded, others, rows)
+        _check_rows(loaded, others, rows, ray_address is None)
     if before is not None and loaded.compare.methods is not None:
         names = [*loaded.compare.methods, *measured_methods(before)]
         overrides = _with_methods(overrides or [], names, recipes)
@@ -137,14 +142,28 @@ def _check(loaded: Experiment, target: Path, folder: RunFolder, resume: bool) ->
     return before
 
 
-def _check_rows(loaded: Experiment, others: dict[str, Any], rows: Path) -> None:
-    """Refuse rows of something else, as far as this is known before anything is measured."""
+def _check_rows(loaded: Experiment, others: dict[str, Any], rows: Path, here: bool) -> None:
+    """Refuse rows of something else, as far as this is known before anything is measured.
+
+    Args:
+        loaded: the experiment.
+        others: the comparison whose rows are wanted.
+        rows: its file.
+        here: workers run in this environment, so that their versions are known.
+    """
     from autotune.compare.comparison import facts
     from autotune.compare.run import comparison_seed, held_out
-    from autotune.compare.taken import SAME, check_same
+    from autotune.compare.taken import SAME, VERSIONS, check_same
+    from autotune.scoring.environment import versions
 
+    if loaded.compare.methods is None:
+        raise ConfigError(
+            "null measures all methods, so that no rows are taken over; name those to measure here",
+            key=METHODS,
+        )
     known = facts(loaded, held_out(loaded), comparison_seed(loaded))
-    check_same(known, others, str(rows), "--rows", SAME)
+    known["environment"] = versions()
+    check_same(known, others, str(rows), "--rows", (*SAME, *(VERSIONS if here else ())))
 
 
 def _methods(
@@ -177,6 +196,8 @@ def _methods(
         return INTERRUPTED
     if (folder.path / SUMMARY).exists():
         report_or_warn(folder.path, read_summary(folder.path))
+    else:
+        plot_or_warn(folder.path, data)
     if as_json:
         json.dump(data, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -192,8 +213,9 @@ def print_comparison(data: dict[str, Any], folder: Path) -> None:
     for line in lines(data):
         typer.echo(line)
     typer.echo(f"comparison: {folder / 'comparison.json'}")
-    if (folder / SUMMARY).exists():
-        typer.echo(f"report: {folder / 'report.html'}")
+    for file in ("report.html",) if (folder / SUMMARY).exists() else ("comparison.png",):
+        if (folder / file).exists():
+            typer.echo(f"{'report' if file.endswith('html') else 'plot'}: {folder / file}")
 
 
 def _searches(a: Path, b: Path | None, as_json: bool) -> int:

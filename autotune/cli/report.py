@@ -73,6 +73,18 @@ def report_or_warn(folder: Path, summary: dict[str, Any]) -> None:
         log.warning("no report.html: %s: %s", type(error).__name__, str(error).partition("\n")[0])
 
 
+def plot_or_warn(folder: Path, data: dict[str, Any]) -> None:
+    """Draw `comparison.png` of a comparison without a search of its own; that does not fail for want of it."""
+    from autotune.compare.document import ComparisonDocument
+    from autotune.compare.printed import ranked
+    from autotune.report.figures import comparison_png
+
+    try:
+        comparison_png(folder / "comparison.png", ComparisonDocument.parse(data), ranked(data))
+    except Exception as error:
+        log.warning("no comparison.png: %s: %s", type(error).__name__, str(error).partition("\n")[0])
+
+
 def _facts(search: Search, page: Path, plots: list[Path]) -> dict[str, Any]:
     return {
         "report": str(page),

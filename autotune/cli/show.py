@@ -19,10 +19,11 @@ from autotune.report.words import column_title, describe
 from autotune.scoring.sampling import REFERENCE, preset_sampling
 from autotune.search.status import FILE as STATUS
 from autotune.search.status import read_status
-from autotune.search.store import SUMMARY_VERSION
+from autotune.search.store import MANIFEST, SUMMARY_VERSION
 from xslim.errors import ConfigError
 from xslim.policy.preset import Preset, load_preset
 
+SUMMARY = "summary.json"
 # scalars of the table, where they were measured -> how they are written
 QUALITY_COLUMNS = {
     "psnr_p5": "{:.1f} dB",
@@ -37,13 +38,17 @@ QUALITY_COLUMNS = {
 
 def show(
     target: Annotated[
-        str, typer.Argument(help="a search's folder, a preset file, or a shipped preset's name")
+        str,
+        typer.Argument(help="folder of a search or comparison, its file, a preset file, or a shipped preset"),
     ],
     as_json: Json = False,
 ) -> None:
-    """Print a search's front, or how far it is; or what a preset is made for and holds."""
+    """Print a search's front, or how far it is; a comparison's tables; or what a preset is made for."""
     folder = Path(target)
-    if not folder.is_dir():
+    comparison = _comparison_alone(folder)
+    if comparison is not None:
+        _print(comparison, as_json, lambda: _print_comparison(comparison))
+    elif not folder.is_dir():
         preset = load_preset(target)
         _print(preset.to_data(), as_json, lambda: print_preset(preset))
     elif (going := unfinished(folder)) is not None:
@@ -51,6 +56,22 @@ def show(
     else:
         summary = read_summary(folder)
         _print(summary, as_json, lambda: print_summary(summary, folder))
+
+
+def _comparison_alone(target: Path) -> dict[str, Any] | None:
+    """The comparison in a JSON file, or in a folder without a search, as `--rows` leaves it."""
+    from autotune.compare.document import FILE, read_data
+
+    if target.is_dir():
+        return None if any((target / name).exists() for name in (SUMMARY, MANIFEST)) else read_data(target, FILE)
+    return read_data(target.parent, target.name) if target.suffix == ".json" else None
+
+
+def _print_comparison(data: Mapping[str, Any]) -> None:
+    from autotune.compare.printed import lines
+
+    for line in lines(data):
+        typer.echo(line)
 
 
 def _print_going(going: Unfinished, folder: Path, as_json: bool) -> None:
@@ -83,12 +104,14 @@ def read_summary(folder: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the folder holds none, or one of another version.
     """
-    path = folder / "summary.json"
+    path = folder / SUMMARY
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
         going = unfinished(folder)
         here = "holds no summary.json" if folder.is_dir() else "there is no such folder"
+        if (folder / "comparison.json").exists():
+            here = "holds a comparison without its search, which `autotune show` prints"
         problem = f"{here}; give the folder of a finished search"
         raise ConfigError(problem if going is None else str(going), source=str(folder)) from None
     except (OSError, ValueError):

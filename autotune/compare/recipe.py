@@ -71,7 +71,6 @@ class Sweep(Document):
 
     key: Annotated[str, Field(min_length=1)]
     values: Annotated[tuple[Any, ...], Field(strict=False, min_length=1, max_length=1000)]
-
     least: Annotated[int, Field(ge=1, le=1000)] = 1
 
     @model_validator(mode="after")
@@ -184,15 +183,19 @@ class Recipe(Document):
         for name in parents:
             child = at.get(name)
             if not isinstance(child, Mapping):
-                raise ConfigError(f"got {self.sweep.key!r}, which the recipe does not have", key="sweep.key")
+                raise self._no_such_key(name, at)
             at[name] = dict(child)
             at = at[name]
         if last not in at:
-            raise ConfigError(f"got {self.sweep.key!r}, which the recipe does not have", key="sweep.key")
+            raise self._no_such_key(last, at)
         if at[last] == value and len(self.sweep.values) == 1:
             return self
         at[last] = value
         return Recipe.parse(data)
+
+    def _no_such_key(self, name: str, there: Mapping[str, Any]) -> ConfigError:
+        problem = f"got {self.sweep.key!r}, which the recipe does not have; {suggest(name, there)}"
+        return ConfigError(problem, key="sweep.key")
 
     def of_family(self, family: str) -> Recipe:
         """Return the recipe as it is for a family of models."""

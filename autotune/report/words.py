@@ -107,6 +107,8 @@ def describe(policy: Policy) -> str:
     predictor: str = policy.predictor.kind
     if predictor in ("newton", "taylor"):
         predictor += f" {policy.predictor.order}"
+        if policy.predictor.order > 1 and policy.predictor.curvature != 1.0:
+            predictor += f" with {policy.predictor.curvature:.3g} of its curvature"
     controller = policy.controller
     if controller.kind == "pattern":
         return f"pattern {controller.steps}, {predictor}"

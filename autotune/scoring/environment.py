@@ -31,9 +31,7 @@ def environment(
     found = {
         "device": device_name(device),
         "threads": str(torch.get_num_threads()),
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "xslim": xslim.__version__,
+        **versions(),
         "python": platform.python_version(),
     }
     if transformer is not None:
@@ -42,6 +40,15 @@ def environment(
     if device.type == "cuda":
         found |= cuda_settings()
     return found
+
+
+def versions() -> dict[str, str]:
+    """Versions that pictures depend on."""
+    return {
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "xslim": xslim.__version__,
+    }
 
 
 def device_name(device: torch.device) -> str:

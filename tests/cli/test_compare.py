@@ -86,6 +86,18 @@ def test_one_command_searches_compares_and_reports(
     assert [row for row in data["rows"] if row["method"] != "lemica"] == found["rows"]
     assert {row["speedup"] for row in data["rows"] if row["method"] == "lemica"} == {None}
     assert f"--rows {rows}" in data["command"]
+    assert (other / "comparison.png").stat().st_size > 10_000
+    assert f"plot: {other / 'comparison.png'}" in grown.out
+    table = grown.out[: grown.out.index("comparison: ")]
+    for target in (str(other), str(other / "comparison.json")):
+        assert command("show", target).out == table
+    told = command("report", str(other)).one_line()
+    assert "holds a comparison without its search, which `autotune show` prints" in told
+    all_anew = [word for word in words if not word.startswith("compare.methods")]
+    del all_anew[all_anew.index("--set")]
+    unnamed = run_here(*all_anew, "--resume", capsys=capsys, monkeypatch=monkeypatch)
+    assert unnamed.status == 2
+    assert "compare.methods: null measures all methods, so that no rows are taken over" in unnamed.one_line()
     changed = [*words, "--resume", "--set", "cases.batch=1"]
     refused = run_here(*changed, capsys=capsys, monkeypatch=monkeypatch)
     assert refused.status == 2
@@ -106,7 +118,10 @@ def test_without_a_preset_there_is_nothing_to_compare(
 def test_two_searches_take_no_options(tmp_path: Path) -> None:
     result = command("compare", str(tmp_path), str(tmp_path), "--resume")
     assert result.status == 2
-    assert "leave --out, --set, --rows and --resume out" in result.one_line()
+    assert "two searches are compared as they are; leave --resume out" in result.one_line()
+    experiment = command("compare", str(ROOT / "experiments/dit-digits.yaml"), str(tmp_path))
+    assert experiment.status == 2
+    assert "is no folder of a search; give two of them, or an experiment alone" in experiment.one_line()
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 
 import xslim
 from autotune.search.store import RunFolder
+from tests.cli.conftest import Finished
 from tests.cli.support import ROOT, Result, ScriptedFactory, command, scripted
 from tests.search.support import Search, write_files
 from xslim.policy.policy import Policy
@@ -60,12 +61,10 @@ QUALITY = {"lpips", "psnr", "ssim", "fid", "kid", "lpips_p95", "psnr_p5", "ssim_
 HOLDOUT = {*QUALITY, "speedup", "latency", "compute_fraction"}
 
 
-def test_a_search_from_start_to_presets(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
-    out = tmp_path / "out"
-    result = autotune("search", formula, "--out", out, "--json")
-    assert result.status == 0
-    summary = json.loads(result.out)
-    assert summary == json.loads((out / "summary.json").read_text())
+def test_a_search_from_start_to_presets(finished: Finished) -> None:
+    assert finished.result.status == 0
+    out = finished.out
+    summary = json.loads((out / "summary.json").read_text())
     assert {key: type(value) for key, value in summary.items()} == SUMMARY
     assert set(summary["baseline"]) == BASELINE
     assert set(summary["trials"]) == TRIALS
@@ -84,11 +83,9 @@ def test_a_search_from_start_to_presets(formula: Path, tmp_path: Path, autotune:
     assert {path.name for path in out.iterdir()} >= {"study.db", "pareto.png", "presets", "experiment.yaml"}
 
 
-def test_the_first_preset_is_the_fastest_and_carries_its_evidence(
-    formula: Path, tmp_path: Path, autotune: Autotune
-) -> None:
-    out = tmp_path / "out"
-    summary = json.loads(autotune("search", formula, "--out", out, "--json").out)
+def test_the_first_preset_is_the_fastest_and_carries_its_evidence(finished: Finished) -> None:
+    out = finished.out
+    summary = json.loads((out / "summary.json").read_text())
     speeds = [member["speedup"] for member in summary["front"]]
     assert speeds == sorted(speeds, reverse=True)
     psnr = [member["holdout"]["psnr"]["value"] for member in summary["front"]]
@@ -108,14 +105,13 @@ def test_the_first_preset_is_the_fastest_and_carries_its_evidence(
     assert summary["tiers"]["fast"]["speedup"] >= summary["tiers"]["high"]["speedup"]
 
 
-def test_the_table_names_nets_and_counts(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
-    result = autotune("search", formula, "--out", tmp_path / "out")
-    assert result.status == 0
+def test_the_table_names_nets_and_counts(finished: Finished, autotune: Autotune) -> None:
+    result = finished.result
     assert "fid_digits@6" in result.out
     assert "front-00" in result.out
     assert "14 trials" in result.out
     assert "searching: 14 trials" in result.err
-    shown = autotune("show", tmp_path / "out").out.splitlines()
+    shown = autotune("show", finished.out).out.splitlines()
     notes = [line for line in shown if line.startswith("note: ")]
     assert [line for line in shown if line not in notes] == result.out.splitlines()
     assert [line for line in result.err.splitlines() if line.startswith("note: ")] == notes, "each once"
@@ -128,14 +124,13 @@ def test_the_table_names_nets_and_counts(formula: Path, tmp_path: Path, autotune
 
 
 def test_a_finished_search_is_not_run_again(
-    formula: Path, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out = tmp_path / "out"
-    first = autotune("search", formula, "--out", out, "--json")
+    formula, out = finished.experiment, finished.out
     mark = tmp_path / "mark"
     monkeypatch.setattr("autotune.search.run.evaluator_spec", lambda *_: ScriptedFactory(mark=str(mark)))
     again = autotune("search", formula, "--out", out, "--json", "--resume")
-    assert (again.status, again.out) == (0, first.out)
+    assert (again.status, json.loads(again.out)) == (0, json.loads((out / "summary.json").read_text()))
     assert not mark.exists()
     more = autotune("search", formula, "--out", out, "--json", "--resume", "--set", "search.trials=16")
     assert more.status == 0
@@ -234,9 +229,8 @@ def test_a_dry_run_runs_nothing(formula: Path, tmp_path: Path, autotune: Autotun
     assert "trials       14\n" in autotune("search", formula, "--dry-run", *hub).out
 
 
-def test_the_folder_of_another_search_is_refused(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
-    out = tmp_path / "out"
-    assert autotune("search", formula, "--out", out).status == 0
+def test_the_folder_of_another_search_is_refused(finished: Finished, autotune: Autotune) -> None:
+    formula, out = finished.experiment, finished.out
     before = (out / "summary.json").read_text()
     again = autotune("search", formula, "--out", out)
     assert again.status == 2

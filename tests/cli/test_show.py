@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from autotune.search.store import RunFolder
+from tests.cli.conftest import Finished
 from tests.cli.support import Result
 from tests.golden.test_golden import preset
 from xslim import save_preset
@@ -65,9 +66,8 @@ def test_a_summary_at_fault_is_one_line(text: str, tmp_path: Path, autotune: Aut
         assert f"{tmp_path}/summary.json: " in result.one_line()
 
 
-def test_a_report_draws_the_search_again(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
-    out = tmp_path / "out"
-    assert autotune("search", formula, "--out", out).status == 0
+def test_a_report_draws_the_search_again(finished: Finished, autotune: Autotune) -> None:
+    out = finished.out
     table = autotune("show", out).out
     shown = autotune("show", out, "--json")
     assert json.loads(shown.out) == json.loads((out / "summary.json").read_text())
@@ -79,7 +79,7 @@ def test_a_report_draws_the_search_again(formula: Path, tmp_path: Path, autotune
     facts = json.loads(autotune("report", out, "--json").out)
     assert (facts["report"], facts["plots"]) == (str(out / "report.html"), [str(out / "pareto.png")])
     assert (facts["partial"], facts["trials"]) == (False, 14)
-    assert f"autotune search {formula} --out {out}\n" in (out / "report.html").read_text()
+    assert f"autotune search {finished.experiment} --out {out}\n" in (out / "report.html").read_text()
 
 
 def test_a_report_of_an_empty_front_says_so(formula: Path, tmp_path: Path, autotune: Autotune) -> None:
@@ -116,11 +116,10 @@ def test_a_failing_report_does_not_fail_a_search(
 
 
 def test_a_report_for_mlflow_needs_a_tracked_search(
-    formula: Path, tmp_path: Path, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
+    finished: Finished, autotune: Autotune, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    out = tmp_path / "out"
-    assert autotune("search", formula, "--out", out).status == 0
+    out = finished.out
     result = autotune("report", out, "--mlflow")
     assert result.status == 2
     assert f"{out}: --mlflow: holds no mlflow.json, so the search was not tracked" in result.one_line()
@@ -154,17 +153,20 @@ def test_help_names_every_verb(autotune: Autotune) -> None:
 
 
 @pytest.fixture
-def stopped(formula: Path, tmp_path: Path, autotune: Autotune) -> Path:
+def stopped(finished: Finished) -> Path:
     """A search whose end is missing, as after a kill."""
-    out = tmp_path / "out"
-    assert autotune("search", formula, "--out", out, "--set", "search.seed=3").status == 0
-    (out / "summary.json").unlink()
-    return out
+    (finished.out / "summary.json").unlink()
+    started = json.loads((finished.out / "started.json").read_text())
+    started["overrides"] = ["search.seed=0"]  # which is the experiment's
+    (finished.out / "started.json").write_text(json.dumps(started))
+    return finished.out
 
 
-def test_an_interrupted_search_says_how_to_go_on(formula: Path, stopped: Path, autotune: Autotune) -> None:
+def test_an_interrupted_search_says_how_to_go_on(
+    finished: Finished, stopped: Path, autotune: Autotune
+) -> None:
     result = autotune("show", stopped)
-    command = f"autotune search {formula} --out {stopped} --resume --set search.seed=3"
+    command = f"autotune search {finished.experiment} --out {stopped} --resume --set search.seed=0"
     assert (result.status, result.err) == (0, "")
     assert result.out == (
         f"{stopped}: the search is interrupted, 14 of 14 trials are in; resume it with: {command}\n"

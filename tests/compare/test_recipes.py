@@ -42,6 +42,15 @@ def test_every_method_is_there() -> None:
     assert set(RECIPES) >= NEEDED
 
 
+def test_the_recipes_of_the_docs_are_valid(tmp_path: Path) -> None:
+    text = (METHODS.parents[1] / "docs" / "compare.md").read_text()
+    found = dict(re.findall(r"```yaml\n# methods/(\S+?)[,\n](.*?)```", text, re.DOTALL))
+    for name, content in found.items():
+        (tmp_path / name).write_text("#" + content)
+    known = load_recipes(METHODS, tmp_path)
+    assert {f"{name}.yaml" for name in set(known) - set(RECIPES)} == set(found) != set()
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_point_makes_a_policy_of_its_own(family: str) -> None:
     for chosen in choose(RECIPES, None, family):

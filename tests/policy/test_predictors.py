@@ -59,6 +59,18 @@ def test_a_parabola_by_newton_and_by_taylor() -> None:
     assert value(newton, (4, 2), 5) == 22.0 == value(taylor, (4, 2), 5)  # a line while history is short
 
 
+@pytest.mark.parametrize(("kind", "whole"), [("newton", 25.0), ("taylor", 23.0)])
+def test_curvature_leads_from_the_line_to_the_polynomial(kind: str, whole: float) -> None:
+    line = value(Predictor(kind=kind, order=1), (4, 2, 0), 5)
+    assert line == 22.0
+    for curvature in (0.0, 0.5, 1.0, 1.5):
+        found = value(Predictor(kind=kind, order=2, curvature=curvature), (4, 2, 0), 5)
+        assert found == pytest.approx(line + curvature * (whole - line))
+    for times in ((4, 2), (4,)):  # short histories have no curvature yet
+        damped, plain = Predictor(kind=kind, order=3, curvature=0.5), Predictor(kind=kind, order=3)
+        assert value(damped, times, 5) == value(plain, times, 5)
+
+
 def test_hold_is_the_newest() -> None:
     assert at(Predictor(), (7, 3), 9) == (1.0,)
 
@@ -234,6 +246,7 @@ def test_a_predictor_is_read_back_from_yaml(predictor: Predictor) -> None:
     ("keys", "told"),
     [
         ({"kind": "newton", "order": 5}, ["predictor.order", "5", "to 4"]),
+        ({"kind": "newton", "curvature": -0.5}, ["predictor.curvature", "-0.5", "to 0"]),
         ({"kind": "newton", "order": 0}, ["predictor.order", "0", "to 1"]),
         ({"kind": "pade", "pade": {"decay": 0.0}}, ["predictor.pade.decay", "0.0"]),
         ({"kind": "pade", "pade": {"lambda": 3}}, ["predictor.pade.lambda", "unknown key", "decay"]),

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
-from xslim.policy.document import Document
+from xslim.policy.document import UNWRITTEN, Document
 
 Finite = Annotated[float, Field(ge=-1e6, le=1e6)]
 Row = Annotated[tuple[Finite, ...], Field(strict=False, min_length=1, max_length=100_000)]
@@ -39,6 +39,8 @@ class Predictor(Document):
     Attributes:
         kind: the rule; see docs/policies.md.
         order: degree of the polynomial; read by `newton` and `taylor`.
+        curvature: factor of what the polynomial adds to the line through the last two residuals; 1 is the
+            polynomial, 0 the line. Read by `newton` and `taylor` from order 2 on.
         pade: read by `pade`; its defaults where left out.
         gamma: read by `gamma`, which needs it: the size of the residual over progress from 0 (first step)
             to 1 (last), which is the product of the gammas of arXiv:2506.09045 up to there.
@@ -46,6 +48,7 @@ class Predictor(Document):
 
     kind: Literal["hold", "newton", "taylor", "pade", "foca", "gamma"] = "hold"
     order: Annotated[int, Field(ge=1, le=4)] = 1
+    curvature: Annotated[float, Field(ge=0.0, le=2.0), UNWRITTEN] = 1.0
     pade: Pade | None = None
     gamma: Calibration | None = None
 
