@@ -105,13 +105,13 @@ def test_the_first_preset_is_the_fastest_and_carries_its_evidence(finished: Fini
     assert summary["tiers"]["fast"]["speedup"] >= summary["tiers"]["high"]["speedup"]
 
 
-def test_the_table_names_nets_and_counts(finished: Finished, autotune: Autotune) -> None:
-    result = finished.result
+def test_the_table_names_nets_and_counts(searched: Finished, autotune: Autotune) -> None:
+    result = searched.result
     assert "fid_digits@6" in result.out
     assert "front-00" in result.out
     assert "14 trials" in result.out
     assert "searching: 14 trials" in result.err
-    shown = autotune("show", finished.out).out.splitlines()
+    shown = autotune("show", searched.out).out.splitlines()
     notes = [line for line in shown if line.startswith("note: ")]
     assert [line for line in shown if line not in notes] == result.out.splitlines()
     assert [line for line in result.err.splitlines() if line.startswith("note: ")] == notes, "each once"

@@ -44,7 +44,7 @@ def test_every_method_is_there() -> None:
 
 def test_the_recipes_of_the_docs_are_valid(tmp_path: Path) -> None:
     text = (METHODS.parents[1] / "docs" / "compare.md").read_text()
-    found = dict(re.findall(r"```yaml\n# methods/(\S+?)[,\n](.*?)```", text, re.DOTALL))
+    found = dict(re.findall(r"```yaml\n# methods/(\S+?\.yaml)(.*?)```", text, re.DOTALL))
     for name, content in found.items():
         (tmp_path / name).write_text("#" + content)
     known = load_recipes(METHODS, tmp_path)
