@@ -47,9 +47,7 @@ def compare(
     if target.is_dir() or other is not None:
         given = {"--out": out, "--set": overrides, "--rows": rows, "--resume": resume or None}
         if found := [name for name, value in given.items() if value]:
-            raise ConfigError(
-                f"two searches are compared as they are; leave {', '.join(found)} out"
-            )
+            raise ConfigError(f"two searches are compared as they are; leave {', '.join(found)} out")
         if not target.is_dir():
             raise ConfigError(
                 "is no folder of a search; give two of them, or an experiment alone", source=str(target)

@@ -74,7 +74,7 @@ def report_or_warn(folder: Path, summary: dict[str, Any]) -> None:
 
 
 def plot_or_warn(folder: Path, data: dict[str, Any]) -> None:
-    """Draw `comparison.png` of a comparison without a search of its own; that does not fail for want of it."""
+    """Draw `comparison.png` of a comparison without a search; that does not fail for want of it."""
     from autotune.compare.document import ComparisonDocument
     from autotune.compare.printed import ranked
     from autotune.report.figures import comparison_png

@@ -63,7 +63,8 @@ def _comparison_alone(target: Path) -> dict[str, Any] | None:
     from autotune.compare.document import FILE, read_data
 
     if target.is_dir():
-        return None if any((target / name).exists() for name in (SUMMARY, MANIFEST)) else read_data(target, FILE)
+        searched = any((target / name).exists() for name in (SUMMARY, MANIFEST))
+        return None if searched else read_data(target, FILE)
     return read_data(target.parent, target.name) if target.suffix == ".json" else None
 
 

@@ -41,7 +41,7 @@ def formula(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 @dataclass(frozen=True)
 class Finished:
-    """A search that has ended: its experiment, what the command printed, and a folder to do with as one likes."""
+    """A search that has ended: its experiment, what the command printed, and a folder to write in."""
 
     experiment: Path
     result: Result

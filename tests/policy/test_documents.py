@@ -250,7 +250,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name == "many values" else name for name in HOSTILE]
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n == "many values" else n for n in HOSTILE]
 )
 def test_hostile_yaml_is_one_error_and_runs_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
