@@ -75,7 +75,7 @@ def _run(data: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"{len(data['rows'])} rows on {cases['quality']} held-out cases (seed {cases['seed']}). "
         f"Our search: {search['trials']} trials, {search['images']} pictures, "
-        f"{search['wall_s']:.0f} s on one core. Every other method's sweep is in `budgets`."
+        f"{search['wall_s']:.0f} s. Every other method's sweep is in `budgets`."
     )
     timed = {row["method"]: row["speedup"] is not None for row in data["rows"]}
     for source in taken_from(data).sources:
