@@ -160,7 +160,7 @@ def _check_rows(loaded: Experiment, others: dict[str, Any], rows: Path, here: bo
             key=METHODS,
         )
     known = facts(loaded, held_out(loaded), comparison_seed(loaded))
-    told = [name for name in VERSIONS if here and name.partition(".")[2] in others["environment"]]
+    told = [name for name in VERSIONS if here and name.partition(".")[2] in others.get("environment", {})]
     known["environment"] = versions()
     check_same(known, others, str(rows), "--rows", (*SAME, *told))
 

@@ -76,11 +76,14 @@ def report_or_warn(folder: Path, summary: dict[str, Any]) -> None:
 def plot_or_warn(folder: Path, data: dict[str, Any]) -> None:
     """Draw `comparison.png` of a comparison without a search; that does not fail for want of it."""
     from autotune.compare.document import ComparisonDocument
-    from autotune.compare.printed import ranked
     from autotune.report.figures import comparison_png
+    from autotune.report.frontier import all_methods
 
+    comparison = ComparisonDocument.parse(data)
+    if not comparison.rows:
+        return
     try:
-        comparison_png(folder / "comparison.png", ComparisonDocument.parse(data), ranked(data))
+        comparison_png(folder / "comparison.png", comparison, all_methods(comparison))
     except Exception as error:
         log.warning("no comparison.png: %s: %s", type(error).__name__, str(error).partition("\n")[0])
 

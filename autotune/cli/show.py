@@ -48,6 +48,8 @@ def show(
     comparison = _comparison_alone(folder)
     if comparison is not None:
         _print(comparison, as_json, lambda: _print_comparison(comparison))
+    elif folder.name == SUMMARY:
+        show(str(folder.parent), as_json)
     elif not folder.is_dir():
         preset = load_preset(target)
         _print(preset.to_data(), as_json, lambda: print_preset(preset))
@@ -65,12 +67,22 @@ def _comparison_alone(target: Path) -> dict[str, Any] | None:
     if target.is_dir():
         searched = any((target / name).exists() for name in (SUMMARY, MANIFEST))
         return None if searched else read_data(target, FILE)
-    return read_data(target.parent, target.name) if target.suffix == ".json" else None
+    return read_data(target.parent, target.name) if _holds_rows(target) else None
+
+
+def _holds_rows(file: Path) -> bool:
+    try:
+        data = json.loads(file.read_text(encoding="utf-8")) if file.suffix == ".json" else None
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and {"rows", "cases"} <= set(data)
 
 
 def _print_comparison(data: Mapping[str, Any]) -> None:
     from autotune.compare.printed import lines
 
+    if data.get("partial"):
+        typer.echo(f"not finished: {len(data['rows'])} rows so far; go on with: {data['command']} --resume")
     for line in lines(data):
         typer.echo(line)
 

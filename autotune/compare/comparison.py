@@ -21,6 +21,7 @@ from autotune.search.floors import uncached_floors
 from autotune.search.numbers import rounded
 from autotune.search.objective import METRIC_OF
 from autotune.search.scorer import Scorer
+from xslim.runtime.macs import COUNTING
 
 NO_METRICS = ("speedup", "latency", "compute_fraction", "memory")
 
@@ -148,6 +149,7 @@ def facts(experiment: Experiment, cases: tuple[Case, ...], seed: int) -> dict[st
     return {
         "model": experiment.model.path,
         "num_steps": experiment.model.num_steps,
+        "counting": COUNTING,
         "request": {name: value for name, value in context.items() if name != "code"},
         "nets": nets(experiment, len(cases)),
         "cases": {

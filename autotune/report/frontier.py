@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from autotune.compare.document import Row
+from autotune.compare.document import ComparisonDocument, Row
 from autotune.compare.recipe import OWN
 from autotune.report import words
 from autotune.report.sources import Member, Search
@@ -40,9 +40,12 @@ def frontier(search: Search) -> dict[str, Any]:
 
 def methods_of(search: Search) -> list[str]:
     """Methods of the comparison, ours first; a method's place gives its colour and marker."""
-    if search.comparison is None:
-        return []
-    found = list(dict.fromkeys(row.method for row in search.comparison.rows))
+    return [] if search.comparison is None else all_methods(search.comparison)
+
+
+def all_methods(comparison: ComparisonDocument) -> list[str]:
+    """Methods of a comparison, ours first."""
+    found = list(dict.fromkeys(row.method for row in comparison.rows))
     return sorted(found, key=lambda method: (method != OWN, found.index(method)))
 
 

@@ -48,7 +48,7 @@ class BranchCost(Document):
     total: NonNegative
     modulation: NonNegative
     embedding: NonNegative
-    text: NonNegative = 0.0
+    text: NonNegative
     blocks: Annotated[tuple[BlockCost, ...], Field(strict=False, min_length=1)]
     changes: Annotated[tuple[Changes, ...], Field(strict=False)]
 

@@ -140,6 +140,7 @@ class FormulaEvaluator:
             total=1.0,
             modulation=0.0,
             embedding=0.0,
+            text=0.0,
             blocks=(block,) * 10,
             changes=(((1.0,) * 10,) * max(1, len(cases)),) * self.num_steps,
         )

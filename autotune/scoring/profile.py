@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xslim.errors import ConfigError
 from xslim.policy.calibration import Calibration
 from xslim.policy.preset import ModelSignature
 
@@ -148,7 +149,12 @@ class Profile:
         if data.get("cost") is not None:
             from autotune.scoring.cost import CostModel
 
-            cost = CostModel.parse(data["cost"])
+            try:
+                cost = CostModel.parse(data["cost"])
+            except ConfigError as error:
+                raise ConfigError(
+                    f"{error.problem}; profile the model anew", key=f"cost.{error.key}"
+                ) from None
         arrays = {name: np.asarray(data[name], dtype=np.float64) for name in ARRAYS if name in data}
         return cls(
             **arrays,

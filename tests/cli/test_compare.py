@@ -91,6 +91,11 @@ def test_one_command_searches_compares_and_reports(
     table = grown.out[: grown.out.index("comparison: ")]
     for target in (str(other), str(other / "comparison.json")):
         assert command("show", target).out == table
+    (tmp_path / "partial.json").write_text(json.dumps({**data, "partial": True}))
+    assert command("show", str(tmp_path / "partial.json")).out.startswith(
+        f"not finished: {len(data['rows'])} rows so far; go on with: autotune compare"
+    )
+    assert command("show", str(out / "summary.json")).out == command("show", str(out)).out
     told = command("report", str(other)).one_line()
     assert "holds a comparison without its search, which `autotune show` prints" in told
     all_anew = [word for word in words if not word.startswith("compare.methods")]

@@ -138,6 +138,9 @@ def test_rows_of_something_else_are_refused(earlier: Path, changes: dict[str, An
     with pytest.raises(ConfigError, match=rf"rows\.json: --rows: holds rows of something else: {says}"):
         check_same(now, merged(now, changes), "rows.json", "--rows")
     without = {name: value for name, value in now.items() if name != "request"}
+    uncounted = {name: value for name, value in now.items() if name != "counting"}
+    with pytest.raises(ConfigError, match="counting was 1, now 2"):
+        check_same(now, uncounted, "rows.json", "--rows")
     check_same(now, without, "rows.json", "--rows")  # files of an older version do not tell it
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import xslim
-from tests.conformance.conftest import built
+from autotune.scoring.cost_count import Subject, count_cost
 from tests.tiny import TINY, Tiny, noise, sample
 from xslim import Policy
 from xslim.runtime.adapters import ADAPTERS
@@ -94,10 +94,63 @@ def test_signals_are_measured_at_the_first_block_and_need_it(refined: Tiny) -> N
 
 
 def test_it_runs_again_after_detaching(refined: Tiny) -> None:
-    model = built(refined.name)
-    embedder = LiveModel(model).text_embedder
-    assert embedder is not None
-    before = set(vars(embedder))
+    model = refined.build()
+    start, calls = noise(refined, 2), text_calls(model)
+    plain = sample(refined, model, STEPS, start)
     with xslim.attach(model, Policy.from_pattern("F....."), num_steps=STEPS):
-        assert set(vars(embedder)) != before
-    assert set(vars(embedder)) == before
+        sample(refined, model, STEPS, start)
+    assert len(calls) == STEPS + 1
+    assert torch.equal(sample(refined, model, STEPS, start), plain)
+    assert len(calls) == 2 * STEPS + 1
+
+
+def test_signals_of_tables_decide_before_it(refined: Tiny) -> None:
+    model = refined.build()
+    calls = text_calls(model)
+    policy = Policy.parse(
+        {
+            "controller": {
+                "kind": "dual-threshold",
+                "critical": 0.5,
+                "warmup": 1,
+                "cooldown": 0,
+                "polish": [],
+            },
+            "indicator": {
+                "signals": {"step_table": 1.0},
+                "calibration": {"step_table": {"x": [0.0, 1.0], "y": [1.0, 1.5]}},
+            },
+        }
+    )
+    start = noise(refined, 1)
+    subject = Subject(model, lambda n: sample(refined, model, n, start), STEPS, 1, torch.device("cpu"))
+    cost = count_cost(subject)
+    calls.clear()
+    with xslim.attach(model, policy, num_steps=STEPS) as session:
+        sample(refined, model, STEPS, start)
+    actions = session.trace.actions
+    assert {"F", "."} == set(actions)
+    assert len(calls) == actions.count("F")
+    assert cost.compute_fraction(policy, actions) == pytest.approx(session.trace.compute_fraction, rel=1e-9)
+
+
+def test_a_step_that_leaves_out_the_first_block_is_not_computed_without_text(refined: Tiny) -> None:
+    """Zeros in place of the text must not reach a block."""
+    model = refined.build()
+    live = LiveModel(model)
+    first = live.blocks[0]
+    start = noise(refined, 1)
+    with xslim.attach(model, Policy.from_pattern("F.FFFF"), num_steps=STEPS):
+        hooked, ran = first.forward, []
+
+        def only_once(*args: object, **kwargs: object) -> object:
+            ran.append(1)
+            if len(ran) == 2:  # the skipped step goes past the hook
+                call = live.call(0, args, kwargs)
+                return call.pack(call.streams)
+            return hooked(*args, **kwargs)
+
+        first.forward = only_once  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="first block was left out at a step whose text"):
+            sample(refined, model, STEPS, start)
+        first.forward = hooked  # type: ignore[method-assign]

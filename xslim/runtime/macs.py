@@ -18,6 +18,7 @@ from xslim.runtime.calls import BlockCall
 from xslim.runtime.rows import Rows
 
 FLOPS_PER_MAC = 2
+COUNTING = 2  # goes up when the same steps are counted otherwise; 2 leaves out text that no block reads
 MASK_SIZE = 2**20  # largest tensor of whole numbers that is taken for a mask or for positions
 
 
@@ -59,7 +60,7 @@ class MacsTable:
         blocks: one entry a block.
         modulation: the extra cost of measuring the modulated input.
         embedding: the extra cost of measuring the embedding that modulates the first block.
-        text: what the text embedder takes, which is left out where no block runs; part of `outside`.
+        text: what the text embedder takes, which may be left out where no block runs; part of `outside`.
         counted: in MACs; False for what stands in where a model cannot be counted.
     """
 

@@ -1,4 +1,4 @@
-"""One call of the transformer: decides at the first block, then does what each block was told."""
+"""One call of the transformer: decides, at the first block at the latest, then does what was decided."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Step:
     def embed_text(self, forward: Forward, args: Any, kwargs: Any) -> Any:
         """Run the text embedder, or return a placeholder where no block will read the text.
 
-        Whether one will is known here only where no signal has to be measured at the first block.
+        Whether one will is known here only where no signal of a tensor is measured.
         """
         state = self._state
         if not self._decided and not state.indicators:
@@ -56,7 +56,7 @@ class Step:
         if state.text is not None and all(done.action is Action.SKIP for done in self.decisions):
             self._with_text = False
             return state.text.placeholder()
-        text = forward(*args, **kwargs)
+        text: Tensor = forward(*args, **kwargs)
         state.text = TextShape(text.shape, text.dtype, text.device)
         return text
 
@@ -66,6 +66,8 @@ class Step:
         if block == 0:
             self._begin(call, forward)
         if self._task.bypass or self._input is None:
+            if not self._with_text:
+                raise RuntimeError("the first block was left out at a step whose text was not embedded")
             return call.run(forward)
         out = self._runner.run(block, call, forward, self._plan, self._tokens)
         if block == len(self._model.blocks) - 1:

@@ -119,7 +119,9 @@ class BlockAdapter:
         conditioning: transformer argument that tells guidance branches apart.
         timestep: how the transformer is told the time.
         text_embedder: path of a module that makes the text tokens anew at every step and whose output the
-            blocks alone read: it is left out where no block runs. None where there is none worth it.
+            blocks alone read: it is left out where no block runs and no signal of a tensor is measured. It
+            is called once a call, before the first block, and returns one tensor. None where there is none
+            worth it.
         no_tokens: config -> why token refresh does not work for it, or None.
         remark: what a user should know, for the table of families.
     """

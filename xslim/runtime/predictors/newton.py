@@ -1,8 +1,9 @@
 """Newton: polynomial extrapolation through the last order + 1 computed residuals.
 
 Source: Newton's divided differences, the exact variant of the finite-difference forecast of TaylorSeer
-(arXiv:2503.06923); on f = x**2 sampled at 0, 2, 4 it gives f(5) = 25, TaylorSeer's recurrence 23. Damping the
-terms of higher order is in the spirit of HiCache's scaled polynomials (arXiv:2508.16984), the form is ours.
+(arXiv:2503.06923); on f = x**2 sampled at 0, 2, 4 it gives f(5) = 25, TaylorSeer's recurrence 23. A factor
+for the terms of higher order is in the spirit of HiCache's scaled polynomials (arXiv:2508.16984), the form is
+ours.
 """
 
 from __future__ import annotations
