@@ -14,7 +14,7 @@ import typer
 from autotune.cli.common import Json, Overrides, say
 from autotune.cli.report import plot_or_warn, report_or_warn
 from autotune.cli.search import INTERRUPTED, search
-from autotune.cli.show import read_summary
+from autotune.cli.show import SUMMARY, print_tables, read_summary
 from autotune.cli.workers import executor_for, threads_each, worker_count
 from autotune.search.experiment import Experiment, load_experiment
 from autotune.search.store import RunFolder
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from autotune.compare.recipe import Recipe
 
 DONE, MISSED = 0, 1
-SUMMARY = "summary.json"
 METHODS = "compare.methods"  # key of the experiment
 
 
@@ -207,14 +206,12 @@ def _methods(
 
 def print_comparison(data: dict[str, Any], folder: Path) -> None:
     """Print the tables of a comparison."""
-    from autotune.compare.printed import lines
-
-    for line in lines(data):
-        typer.echo(line)
+    print_tables(data)
     typer.echo(f"comparison: {folder / 'comparison.json'}")
-    for file in ("report.html",) if (folder / SUMMARY).exists() else ("comparison.png",):
-        if (folder / file).exists():
-            typer.echo(f"{'report' if file.endswith('html') else 'plot'}: {folder / file}")
+    if (folder / SUMMARY).exists():
+        typer.echo(f"report: {folder / 'report.html'}")
+    elif (plot := folder / "comparison.png").exists():
+        typer.echo(f"plot: {plot}")
 
 
 def _searches(a: Path, b: Path | None, as_json: bool) -> int:

@@ -47,7 +47,7 @@ def show(
     folder = Path(target)
     comparison = _comparison_alone(folder)
     if comparison is not None:
-        _print(comparison, as_json, lambda: _print_comparison(comparison))
+        _print(comparison, as_json, lambda: print_tables(comparison))
     elif folder.name == SUMMARY:
         show(str(folder.parent), as_json)
     elif not folder.is_dir():
@@ -78,7 +78,8 @@ def _holds_rows(file: Path) -> bool:
     return isinstance(data, dict) and {"rows", "cases"} <= set(data)
 
 
-def _print_comparison(data: Mapping[str, Any]) -> None:
+def print_tables(data: Mapping[str, Any]) -> None:
+    """Print the rows and tables of a comparison."""
     from autotune.compare.printed import lines
 
     if data.get("partial"):

@@ -55,7 +55,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     experiment, out, err = write_files(folder / "files"), io.StringIO(), io.StringIO()
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
         patch.setattr("autotune.search.run.evaluator_spec", lambda *_: ScriptedFactory())
-        patch.setattr(sys, "argv", ["autotune", "search", str(experiment), "--out", str(folder / "out")])
+        words = ["search", str(experiment), "--out", str(folder / "out"), "--set", "search.seed=0"]
+        patch.setattr(sys, "argv", ["autotune", *words])
         with pytest.raises(SystemExit) as ended:
             main.main()
     status = int(str(ended.value.code or 0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from diffusers.hooks.hooks import BaseState, HookRegistry, ModelHook, StateManager
@@ -63,27 +64,15 @@ class _TransformerHook(ModelHook):  # type: ignore[misc]
         return module
 
 
-class _TextHook(ModelHook):  # type: ignore[misc]
-    """Sees every call of the text embedder."""
+class _PartHook(ModelHook):  # type: ignore[misc]
+    """Sees every call of one block, or of the text embedder."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, run: Callable[[Callable[..., Any], Any, Any], Any]) -> None:
         super().__init__()
-        self._listener = listener
+        self._run = run
 
     def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self._listener.on_text(self.fn_ref.original_forward, args, kwargs)
-
-
-class _BlockHook(ModelHook):  # type: ignore[misc]
-    """Sees every call of one block."""
-
-    def __init__(self, listener: Listener, block: int) -> None:
-        super().__init__()
-        self._listener = listener
-        self._block = block
-
-    def new_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return self._listener.on_block(self._block, self.fn_ref.original_forward, args, kwargs)
+        return self._run(self.fn_ref.original_forward, args, kwargs)
 
 
 def foreign_cache(transformer: nn.Module) -> str | None:
@@ -127,9 +116,9 @@ class Installation:
         try:
             self._add(model.transformer, _TransformerHook(listener))
             if model.text_embedder is not None:
-                self._add(model.text_embedder, _TextHook(listener))
+                self._add(model.text_embedder, _PartHook(listener.on_text))
             for index, block in enumerate(model.blocks):
-                self._add(block, _BlockHook(listener, index))
+                self._add(block, _PartHook(partial(listener.on_block, index)))
         except BaseException:
             self.remove()
             raise
